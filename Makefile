@@ -1,0 +1,39 @@
+# The commands people use. Each does its own set-up: only Python >= 3.11 and make are needed.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help demo test lint types bench clean
+
+help:            ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (on Debian: apt install python3-venv)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+demo: $(READY)   ## the dashboard with its own authorization server, on http://127.0.0.1:8000
+	$(BIN)/python -m examples.dashboard
+
+test: $(READY)   ## every test; real components that are not installed are skipped by name
+	$(BIN)/python -m pytest
+
+lint: $(READY)   ## style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## mypy (strict) and pyright
+	$(BIN)/mypy
+	$(BIN)/mypy examples/minimal.py tests/typing_checks.py
+	$(BIN)/pyright
+
+bench: $(READY)  ## ratios of the fresh path within one run
+	$(BIN)/python -m benchmarks.fresh_path
+
+clean:           ## remove what the commands above made
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,390 @@
+"""`IdealAuth`: the options checked, the pieces put together, the app wired. Nothing clever."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast
+
+from fastapi import APIRouter, FastAPI
+from starlette.types import ASGIApp
+
+from . import login as _login
+from .cookies import WARN_BYTES, CookieSettings, Presented, candidates, set_lines
+from .dependencies import CurrentSession, FreshUser, OptionalUser, UserOrLogin
+from .errors import (
+    ConfigurationError,
+    CookieTooLarge,
+    InvalidCookie,
+    RefreshRejected,
+    StoreUnavailable,
+)
+from .generation import Codec, Generation, Lifetimes, cookie_max_age
+from .middleware import SessionMiddleware
+from .oauth import TokenResponse
+from .openapi import RESPONSES, document
+from .origin import CrossOriginGuard
+from .provider import HTTP, OAuth2Provider, Provider
+from .rotation import PROVIDER_TIMEOUT, Rotation, Timing
+from .seal import AESGCMSealer, KeyRing, Sealer
+from .session import Session
+from .stores import MemoryStore, RefreshStore, SQLiteStore
+from .user import SessionUser
+
+if TYPE_CHECKING:
+    from .provider import AsyncHTTPClient
+
+U = TypeVar("U", bound=SessionUser)
+
+log = logging.getLogger("fastapi_ideal_auth")
+
+RefreshFunction = Callable[[str], Awaitable[TokenResponse | None]]
+"""A bare ``provider=``: takes the refresh token; ``None`` means that the grant is dead."""
+
+ValidateSession = Callable[[Session[U]], bool | Awaitable[bool]]
+UserFromClaims = Callable[[Mapping[str, Any], TokenResponse], Any]
+
+SESSION: Final = "session"
+"""The purpose under which session cookies are sealed."""
+
+
+class IdealAuth(Generic[U]):
+    """Sealed cookie sessions of one user model, kept fresh at one provider.
+
+    ``user_model``
+        Your subclass of `SessionUser`; its fields are the session's fields.
+    ``secret``
+        At least 32 characters (``python -m fastapi_ideal_auth secret`` prints one), or a sequence
+        of them: the first seals, all open.
+    ``provider``
+        An `OAuth2Provider`, any object with ``async refresh(refresh_token) -> TokenResponse``, or
+        a bare async function of that shape where ``None`` means rejected. ``None``: sessions are
+        never refreshed.
+    ``store``
+        Where workers meet to refresh. ``None``: `SQLiteStore`, or `MemoryStore` with a warning
+        where no file can be written.
+    ``sealer``
+        How the cookie is sealed; ``None``: `AESGCMSealer`.
+    ``cookie_name``, ``cookie_secure``, ``cookie_samesite``, ``cookie_domain``, ``cookie_path``
+        The cookie's attributes. ``auth.cookie_name`` is the name on the wire: ``__Host-`` and the
+        name, when secure, with path ``/`` and without a domain.
+    ``max_age``, ``remember_max_age``
+        Seconds a session lives after sign-in, a refresh or a ``touch``: by default, and with
+        ``remember=True``.
+    ``absolute_max_age``
+        Seconds after sign-in at which a session ends whatever happens; ``None``: never.
+    ``refresh_buffer``
+        Seconds before its expiry from which on a token is refreshed; at most a quarter of the
+        token's lifetime.
+    ``replay_detection``
+        ``"lenient"`` reports a replayed older cookie; ``"strict"`` refuses it and ends the session.
+    ``trusted_origins``
+        Other origins (``https://app.example``) whose unsafe requests are let through.
+    ``login_path``
+        Where `user_or_login` redirects to.
+    ``validate_session``
+        Called once a request with the `Session`; ``False`` refuses it (401), an exception too
+        (503). May be async.
+    ``user_from_claims``
+        Makes the user at sign-in from the userinfo claims and the `TokenResponse`: a user, or a
+        mapping of its fields without the tokens. Default: ``sub``, ``email``, ``name``.
+    ``when_store_down``
+        ``"closed"`` answers 503 for an expired token while the store is down; ``"open"`` refreshes
+        process-locally.
+    ``http_client``
+        An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` to use; it stays yours to close.
+    ``clock``
+        Returns Unix seconds.
+
+    Raises `ConfigurationError`, at construction, for an option that cannot work.
+    """
+
+    def __init__(
+        self,
+        user_model: type[U],
+        *,
+        secret: str | Sequence[str],
+        provider: Provider | RefreshFunction | None = None,
+        store: RefreshStore | None = None,
+        sealer: AESGCMSealer | None = None,
+        cookie_name: str = "ideal_session",
+        cookie_secure: bool = True,
+        cookie_samesite: Literal["lax", "strict", "none"] = "lax",
+        cookie_domain: str | None = None,
+        cookie_path: str = "/",
+        max_age: int = 604_800,
+        remember_max_age: int = 2_592_000,
+        absolute_max_age: int | None = None,
+        refresh_buffer: float = 60,
+        replay_detection: Literal["lenient", "strict"] = "lenient",
+        trusted_origins: Sequence[str] = (),
+        login_path: str = "/login",
+        validate_session: ValidateSession[U] | None = None,
+        user_from_claims: UserFromClaims | None = None,
+        when_store_down: Literal["closed", "open"] = "closed",
+        http_client: AsyncHTTPClient | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        _check_options(
+            max_age=max_age,
+            remember_max_age=remember_max_age,
+            absolute_max_age=absolute_max_age,
+            refresh_buffer=refresh_buffer,
+            replay_detection=replay_detection,
+            when_store_down=when_store_down,
+            login_path=login_path,
+        )
+        self.codec = Codec(user_model)
+        self.user_model = user_model
+        self.ring = KeyRing(secret)
+        self.cookies = CookieSettings.of(
+            name=cookie_name,
+            secure=cookie_secure,
+            samesite=cookie_samesite,
+            domain=cookie_domain,
+            path=cookie_path,
+        )
+        self.cookie_name = self.cookies.name
+        self.scheme_name = cookie_name
+        self.scope_key = f"fastapi_ideal_auth.{self.cookie_name}"
+        self.lifetimes = Lifetimes(
+            int(max_age),
+            int(remember_max_age),
+            None if absolute_max_age is None else int(absolute_max_age),
+        )
+        self.guard = CrossOriginGuard.of(trusted_origins)
+        self.login_path = login_path
+        self.validate_session = validate_session
+        self.user_from_claims = user_from_claims
+        self.clock = clock
+        self.strict = replay_detection == "strict"
+        self.provider = provider
+        self._http = HTTP(http_client)
+        ask, revoke = _wired(provider, self._http)
+        self.can_refresh = provider is not None
+        self.store = store if store is not None else _default_store()
+        self.timing = Timing(clock, refresh_buffer, _timeout(provider))
+        self._sealer: Sealer = (sealer or AESGCMSealer()).bind(self.ring)
+        self._warned = False
+        self.rotation: Rotation[U] = Rotation(
+            ask=ask,
+            revoke=revoke,
+            store=self.store,
+            when_store_down=when_store_down,
+            ring=self.ring,
+            codec=self.codec,
+            lifetimes=self.lifetimes,
+            timing=self.timing,
+            strict=self.strict,
+        )
+        self.fresh_user = FreshUser(self)
+        self.optional_user = OptionalUser(self)
+        self.user_or_login = UserOrLogin(self)
+        self.session = CurrentSession(self)
+
+    def __repr__(self) -> str:
+        return f"<IdealAuth {self.user_model.__name__} in {self.cookie_name}>"
+
+    # -- wiring -----------------------------------------------------------------------------------
+
+    def install(self, app: FastAPI) -> None:
+        """Wire the app: middleware, OpenAPI, and the life cycle of HTTP client and store.
+
+        Call it once, right after ``app = FastAPI()``. Raises `ConfigurationError` when the app has
+        started already, or has another `IdealAuth` with the same cookie name.
+        """
+        if app.middleware_stack is not None:
+            raise ConfigurationError(
+                "auth.install(app) after the app has started; call it right after app = FastAPI()"
+            )
+        installed: dict[str, object] = app.__dict__.setdefault("_ideal_auth", {})
+        if self.cookie_name in installed:
+            raise ConfigurationError(
+                f"the cookie {self.cookie_name} already belongs to an IdealAuth of this app: "
+                f"install each once, and give a second one its own cookie_name"
+            )
+        installed[self.cookie_name] = self
+        build: Callable[[], ASGIApp] = app.build_middleware_stack
+        describe: Callable[[], dict[str, Any]] = app.openapi
+        documented: list[dict[str, Any]] = []
+
+        # Around the finished stack rather than into it: what is added as a middleware sits inside
+        # the handler of unhandled errors, and its 500 would go out without the cookie.
+        @functools.wraps(build)
+        def build_middleware_stack() -> ASGIApp:
+            return SessionMiddleware(build(), self)
+
+        @functools.wraps(describe)
+        def openapi() -> dict[str, Any]:
+            schema = describe()
+            if not documented or documented[0] is not schema:
+                documented[:] = [schema]
+                document(schema, self.scheme_name)
+            return schema
+
+        app.__dict__["build_middleware_stack"] = build_middleware_stack
+        app.__dict__["openapi"] = openapi
+
+    @functools.cached_property
+    def router(self) -> APIRouter:
+        """``/login``, ``/callback`` and ``/logout``, for ``app.include_router``."""
+        return _login.router(self)
+
+    @property
+    def responses(self) -> dict[int | str, dict[str, Any]]:
+        """The documented 401, 403 and 503, for ``APIRouter(responses=…)``."""
+        return {status: RESPONSES[status] for status in (401, 403, 503)}
+
+    async def open(self) -> None:
+        """Open HTTP client and store. The lifespan does it; without one they open when needed."""
+        await self._http.open()
+        try:
+            await self.store.open()
+        except StoreUnavailable as error:
+            log.error("%s; sessions are served and not refreshed until it is back", error)
+
+    async def aclose(self) -> None:
+        """Wait for refreshes under way, then close HTTP client and store."""
+        await self.rotation.aclose()
+        await self._http.aclose()
+        await self.store.aclose()
+
+    # -- cookie and session -----------------------------------------------------------------------
+
+    def opened(self, cookies: Presented, *, now: float) -> Generation[U] | None:
+        """The newest live session among the cookies of a request; ``None`` if none opens."""
+        newest: Generation[U] | None = None
+        for value in candidates(cookies):
+            try:
+                data = self._sealer.open(value, purpose=SESSION, name=self.cookie_name)
+                generation = self.codec.unpack(data)
+            except InvalidCookie:
+                continue
+            if generation.expires_at > now and (newest is None or generation.gen > newest.gen):
+                newest = generation
+        return newest
+
+    def cookie_lines(
+        self, generation: Generation[U], presented: Presented, *, now: float
+    ) -> list[str]:
+        """The Set-Cookie lines of ``generation``. Raises `CookieTooLarge` with the sizes."""
+        data = self.codec.pack(generation)
+        value = self._sealer.seal(data, purpose=SESSION, name=self.cookie_name)
+        max_age = cookie_max_age(generation, now=now)
+        try:
+            lines = set_lines(value, self.cookies, presented, max_age=max_age)
+        except CookieTooLarge:
+            lines = None
+        if lines is None:
+            sizes = self.codec.sizes(generation)
+            raise CookieTooLarge(
+                f"the session does not fit the {4 * 4096} bytes a cookie may take in four parts "
+                f"(bytes by field: {_told(sizes)}); store less in {self.user_model.__name__}, or "
+                f"ask the provider for smaller tokens",
+                sizes=sizes,
+            )
+        self._warn_if_large(lines, generation)
+        return lines
+
+    def _warn_if_large(self, lines: list[str], generation: Generation[U]) -> None:
+        size = sum(map(len, lines))
+        if size > WARN_BYTES and not self._warned:
+            self._warned = True
+            log.warning(
+                "a response carries %d bytes of Set-Cookie (by field: %s); proxies in front may "
+                "refuse it: raise their limit (nginx: proxy_buffer_size 16k and "
+                "large_client_header_buffers 4 16k; node: --max-http-header-size)",
+                size,
+                _told(self.codec.sizes(generation)),
+            )
+
+
+def _told(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes.items() if size)
+
+
+def _default_store() -> RefreshStore:
+    try:
+        return SQLiteStore()
+    except ConfigurationError as error:
+        log.warning(
+            "%s. Sessions are coordinated in this process's memory: with more than one worker "
+            "users may be signed out",
+            error,
+        )
+        return MemoryStore()
+
+
+def _timeout(provider: object) -> float:
+    timeout = getattr(provider, "timeout", None)
+    return float(timeout) if isinstance(timeout, (int, float)) else PROVIDER_TIMEOUT
+
+
+async def _no_provider(refresh_token: str) -> TokenResponse:
+    raise RefreshRejected("there is no provider")
+
+
+def _wired(
+    provider: object, http: HTTP
+) -> tuple[Callable[[str], Awaitable[TokenResponse]], Callable[[str], Awaitable[object]] | None]:
+    """How to refresh and revoke at whatever was given as ``provider=``."""
+    if provider is None:
+        return _no_provider, None
+    if isinstance(provider, OAuth2Provider):
+        provider.use(http)
+    if isinstance(provider, Provider) and not isinstance(provider, type):
+        return provider.refresh, getattr(provider, "revoke", None)
+    if callable(provider) and not isinstance(provider, type):
+        function = cast(RefreshFunction, provider)
+
+        async def ask(refresh_token: str) -> TokenResponse:
+            response = await function(refresh_token)
+            if response is None:
+                raise RefreshRejected
+            return response
+
+        return ask, None
+    raise ConfigurationError(
+        "provider= takes an OAuth2Provider, an object with `async def refresh(refresh_token)`, or "
+        f"such a function; got {type(provider).__name__}"
+    )
+
+
+def _check_options(
+    *,
+    max_age: int,
+    remember_max_age: int,
+    absolute_max_age: int | None,
+    refresh_buffer: float,
+    replay_detection: str,
+    when_store_down: str,
+    login_path: str,
+) -> None:
+    seconds = {
+        "max_age": max_age,
+        "remember_max_age": remember_max_age,
+        "absolute_max_age": 1 if absolute_max_age is None else absolute_max_age,
+    }
+    for name, value in seconds.items():
+        if not _number(value) or value < 1:
+            raise ConfigurationError(f"{name} is a number of seconds of at least 1; got {value!r}")
+    if not _number(refresh_buffer) or refresh_buffer < 0:
+        raise ConfigurationError(
+            f"refresh_buffer is a number of seconds, 0 or more; got {refresh_buffer!r}"
+        )
+    for name, choice, choices in (
+        ("replay_detection", replay_detection, ("lenient", "strict")),
+        ("when_store_down", when_store_down, ("closed", "open")),
+    ):
+        if choice not in choices:
+            raise ConfigurationError(f'{name} is "{choices[0]}" or "{choices[1]}"; got {choice!r}')
+    if not login_path.startswith("/") or login_path.startswith("//"):
+        raise ConfigurationError(
+            f'login_path is a path of this app, such as "/login"; got {login_path!r}'
+        )
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

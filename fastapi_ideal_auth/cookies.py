@@ -1,0 +1,217 @@
+"""The session's cookie on the wire: found, joined, cut, set and cleared. Knows nothing of seals.
+
+A value too long for one cookie is cut into chunks ``name.0`` … ``name.3``. A browser that drops a
+cookie keeps the previous one, and responses arrive out of order; so what counts as present is
+whatever run of chunks opens, and that is for the caller to try.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from .errors import ConfigurationError, CookieTooLarge
+
+SameSite = Literal["lax", "strict", "none"]
+
+LONGEST: Final = 4096
+"""Bytes of one Set-Cookie line. RFC 6265bis §5.7 has it for name and value alone, as Chromium
+does (4,097 are dropped without a word and the previous cookie is kept); others count all."""
+
+MAX_CHUNKS: Final = 4
+"""So the whole budget is 16 KB; node refuses request headers above that."""
+
+WARN_BYTES: Final = 3800
+"""Of Set-Cookie in one response. Stock nginx answers 502 when the response's headers pass 4 KB."""
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
+_ATTRIBUTE: Final = re.compile(r"[\x20-\x3a\x3c-\x7e]*")  # RFC 6265bis §4.1.1: no ; nor controls
+_DOMAIN: Final = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+_EPOCH: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+@dataclass(frozen=True, slots=True)
+class CookieSettings:
+    """A cookie's name on the wire and its attributes. Make it with `of`, which checks them."""
+
+    name: str
+    secure: bool
+    samesite: SameSite
+    domain: str | None
+    path: str
+    encoded: bytes
+    """``name`` as bytes, as the request has it."""
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        name: str = "ideal_session",
+        secure: bool = True,
+        samesite: SameSite = "lax",
+        domain: str | None = None,
+        path: str = "/",
+    ) -> CookieSettings:
+        """Raises `ConfigurationError` for attributes that browsers refuse."""
+        _check(name, secure=secure, samesite=samesite, domain=domain, path=path)
+        # __Host- (RFC 6265bis §4.1.3.2): no other host and no plain-http page can set it.
+        final = f"__Host-{name}" if secure and domain is None and path == "/" else name
+        return cls(final, secure, samesite, domain, path, final.encode("ascii"))
+
+
+def _check(name: str, *, secure: bool, samesite: str, domain: str | None, path: str) -> None:
+    if not _TOKEN.fullmatch(name):
+        raise ConfigurationError(
+            f"cookie_name {name!r} has characters a cookie's name cannot have: use letters, "
+            f"digits, - and _"
+        )
+    if name.lower().startswith(("__host-", "__secure-")):
+        raise ConfigurationError(
+            f"cookie_name {name!r}: leave the prefix out; __Host- is put before the name when the "
+            f"cookie is secure, with path / and no domain"
+        )
+    if samesite not in ("lax", "strict", "none"):
+        raise ConfigurationError(f'cookie_samesite is "lax", "strict" or "none"; got {samesite!r}')
+    if samesite == "none" and not secure:
+        raise ConfigurationError(
+            'cookie_samesite="none" needs cookie_secure=True: browsers drop the cookie otherwise'
+        )
+    if domain is not None and not _DOMAIN.fullmatch(domain):
+        raise ConfigurationError(
+            f"cookie_domain is a host name such as example.com; got {domain!r}"
+        )
+    if not path.startswith("/") or not _ATTRIBUTE.fullmatch(path):
+        raise ConfigurationError(f"cookie_path is a path such as /; got {path!r}")
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What a request carries under our name."""
+
+    bare: str | None = None
+    chunks: tuple[str, ...] = ()
+    """The unbroken run 0, 1, 2 …"""
+    names: tuple[str, ...] = ()
+    """Every name of ours that is present, for clearing."""
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+
+_NOTHING: Final = Presented()
+
+
+def read(header: bytes | str | None, settings: CookieSettings) -> Presented:
+    """Find our cookies in a Cookie header, in one pass. The first of a name counts: browsers send
+    the more specific path first (RFC 6265bis §5.8.3), and ``__Host-`` leaves no choice anyway."""
+    if not header:
+        return _NOTHING
+    data = header.encode("latin-1", "replace") if isinstance(header, str) else header
+    name = settings.encoded
+    if name not in data:
+        return _NOTHING
+    found: dict[bytes, str] = {}
+    width = len(name)
+    for part in data.split(b";"):
+        pair = part.strip()
+        if pair.startswith(name) and pair[width : width + 1] in (b"=", b"."):
+            key, equals, value = pair.partition(b"=")
+            if equals and key not in found and (key == name or _index(key, width) is not None):
+                found[key] = value.strip().strip(b'"').decode("latin-1")
+    return _presented(found, name) if found else _NOTHING
+
+
+def _index(key: bytes, width: int) -> int | None:
+    suffix = key[width + 1 :]
+    return int(suffix) if len(suffix) == 1 and b"0" <= suffix < b"%d" % MAX_CHUNKS else None
+
+
+def _presented(found: dict[bytes, str], name: bytes) -> Presented:
+    chunks: list[str] = []
+    for n in range(MAX_CHUNKS):
+        chunk = found.get(b"%b.%d" % (name, n))
+        if chunk is None:
+            break
+        chunks.append(chunk)
+    names = tuple(key.decode("ascii") for key in found)
+    return Presented(found.get(name), tuple(chunks), names)
+
+
+def candidates(presented: Presented) -> Iterator[str]:
+    """Values that may be a session: the bare cookie, then the runs of chunks, the longest first.
+
+    A stale chunk may lie behind a good set, so a shorter run than all of them may be the one.
+    """
+    if presented.bare is not None:
+        yield presented.bare
+    for end in range(len(presented.chunks), 0, -1):
+        yield "".join(presented.chunks[:end])
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+def set_cookie_line(
+    name: str,
+    value: str,
+    settings: CookieSettings,
+    *,
+    max_age: int | None,
+    samesite: SameSite | None = None,
+) -> str:
+    """One Set-Cookie value; ``max_age=None`` is a browser-session cookie."""
+    line = f"{name}={value}; Path={settings.path}"
+    if settings.domain is not None:
+        line += f"; Domain={settings.domain}"
+    if max_age is not None:
+        line += f"; Max-Age={max_age}"
+    if max_age == 0:
+        line += f"; Expires={_EPOCH}"
+    line += "; HttpOnly"
+    if settings.secure:
+        line += "; Secure"
+    return f"{line}; SameSite={(samesite or settings.samesite).capitalize()}"
+
+
+def clear_cookie_line(name: str, settings: CookieSettings) -> str:
+    """The line that makes a browser forget ``name``, with the attributes it was set with."""
+    return set_cookie_line(name, "", settings, max_age=0)
+
+
+def set_lines(
+    value: str, settings: CookieSettings, presented: Presented, *, max_age: int | None
+) -> list[str]:
+    """The lines that set ``value``, whole or cut, and clear what would stay behind of another cut.
+
+    Raises `CookieTooLarge` over four chunks.
+    """
+    new = _cut(value, settings, max_age=max_age)
+    stale = [name for name in presented.names if name not in new]
+    return [*new.values(), *(clear_cookie_line(name, settings) for name in stale)]
+
+
+def clear_lines(settings: CookieSettings, presented: Presented) -> list[str]:
+    """The lines that clear the session in whatever shape it came, and the bare name always."""
+    names = dict.fromkeys((settings.name, *presented.names))
+    return [clear_cookie_line(name, settings) for name in names]
+
+
+def _cut(value: str, settings: CookieSettings, *, max_age: int | None) -> dict[str, str]:
+    whole = set_cookie_line(settings.name, value, settings, max_age=max_age)
+    if len(whole) <= LONGEST:
+        return {settings.name: whole}
+    empty = set_cookie_line(f"{settings.name}.0", "", settings, max_age=max_age)
+    room = LONGEST - len(empty)
+    pieces = [value[at : at + room] for at in range(0, len(value), room)]
+    if len(pieces) > MAX_CHUNKS:
+        raise CookieTooLarge
+    names = [f"{settings.name}.{n}" for n in range(len(pieces))]
+    return {
+        name: set_cookie_line(name, piece, settings, max_age=max_age)
+        for name, piece in zip(names, pieces, strict=True)
+    }

@@ -1,0 +1,289 @@
+"""One generation of a session: begun, renewed, touched, and turned into bytes and back.
+
+A generation is a value: signing in makes the first, each refresh makes the next, and none ever
+changes. This module knows how long a session lives; it does not know how it is sealed or kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from .errors import ConfigurationError, CookieTooLarge, InvalidCookie
+from .oauth import TokenResponse, kept_refresh_token
+from .packing import pack_token, unpack_token
+from .user import TOKENS, SessionUser
+
+U = TypeVar("U", bound=SessionUser)
+
+_random_bytes = os.urandom
+
+SID_BYTES: Final = 16
+"""128 random bits name a session: unguessable, and enough that no two ever meet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long sessions live, in seconds."""
+
+    max_age: int
+    remember_max_age: int
+    absolute_max_age: int | None = None
+
+    def of(self, remember: bool | None) -> int:
+        """The lifetime of one period: until the next refresh or ``touch`` begins a new one."""
+        return self.remember_max_age if remember else self.max_age
+
+
+class Generation(NamedTuple, Generic[U]):
+    """One generation of one session. All times are Unix seconds."""
+
+    sid: bytes
+    """The session's random id; it never leaves the seal."""
+    gen: int
+    """1 at sign-in, one more with each refresh."""
+    user: U
+    issued_at: int
+    """When the user signed in; no refresh moves it."""
+    expires_at: int
+    """When the session ends unless it is refreshed or touched."""
+    deadline: int | None
+    """When it ends whatever happens (``absolute_max_age``); ``None``: never."""
+    remember: bool | None
+    """``True``: ``remember_max_age``; ``None``: ``max_age``; ``False``: while the browser runs."""
+    token_at: int
+    """When this access token was obtained; its lifetime counts from here."""
+
+    def __repr__(self) -> str:
+        return f"<generation {self.gen} of session {label(self.sid)}>"
+
+
+def begin(user: U, *, now: float, remember: bool | None, lifetimes: Lifetimes) -> Generation[U]:
+    """The first generation of a new session, with an id nobody has seen (no session fixation)."""
+    at = int(now)
+    absolute = lifetimes.absolute_max_age
+    deadline = None if absolute is None else at + absolute
+    return Generation(
+        sid=_random_bytes(SID_BYTES),
+        gen=1,
+        user=user,
+        issued_at=at,
+        expires_at=_end(at, remember, deadline, lifetimes),
+        deadline=deadline,
+        remember=remember,
+        token_at=at,
+    )
+
+
+def renewed(
+    old: Generation[U], response: TokenResponse, *, now: float, lifetimes: Lifetimes
+) -> Generation[U]:
+    """The next generation: new tokens, a new period; sign-in time, mode and deadline are kept.
+
+    ``now`` is when the request was sent, so that a slow answer never lengthens a token's life.
+    """
+    at = int(now)
+    user = old.user.model_copy(
+        update={
+            "access_token": response.access_token,
+            "refresh_token": kept_refresh_token(old.user.refresh_token, response),
+            "expires_at": None if response.expires_in is None else at + response.expires_in,
+            "id_token": response.id_token or old.user.id_token,
+        }
+    )
+    expires_at = max(old.expires_at, _end(at, old.remember, old.deadline, lifetimes))
+    return old._replace(gen=old.gen + 1, user=user, expires_at=expires_at, token_at=at)
+
+
+def touched(old: Generation[U], *, now: float, lifetimes: Lifetimes) -> Generation[U] | None:
+    """The same generation with a new period, or ``None`` while more than half of it is left."""
+    at = int(now)
+    if old.expires_at - at > lifetimes.of(old.remember) / 2:
+        return None
+    expires_at = _end(at, old.remember, old.deadline, lifetimes)
+    return old._replace(expires_at=expires_at) if expires_at > old.expires_at else None
+
+
+def _end(at: int, remember: bool | None, deadline: int | None, lifetimes: Lifetimes) -> int:
+    end = at + lifetimes.of(remember)
+    return end if deadline is None else min(end, deadline)
+
+
+def cookie_max_age(generation: Generation[Any], *, now: float) -> int | None:
+    """``Max-Age`` in seconds; ``None`` for a browser-session cookie, which never has one."""
+    if generation.remember is False:
+        return None
+    return max(0, generation.expires_at - int(now))
+
+
+def label(sid: bytes) -> str:
+    """What logs may call a session: a hash that leads nowhere, not to its record either."""
+    return hashlib.sha256(b"fastapi_ideal_auth label" + sid).hexdigest()[:12]
+
+
+# -- bytes ----------------------------------------------------------------------------------------
+#
+#   flags 1 · sid 16 · gen 4 · issued_at 4 · expires_at 4 · deadline 4 (0: none) · token_at 4
+#   · lengths of the three packed tokens 2 each · the tokens · the other fields as JSON
+#
+# 43 bytes of head instead of some 150 of JSON, and tokens out of reach of a JSON parser's errors.
+
+_HEAD: Final = struct.Struct(">B16sIIIIIHHH")
+_LONGEST_TOKEN: Final = 0xFFFF
+_HAS_REFRESH: Final = 0x01
+_HAS_ID: Final = 0x02
+_REMEMBER: Final[dict[bool | None, int]] = {None: 0x00, True: 0x04, False: 0x08}
+_REMEMBERED: Final = {bits: mode for mode, bits in _REMEMBER.items()}
+_REMEMBER_MASK: Final = 0x0C
+_KNOWN_FLAGS: Final = _HAS_REFRESH | _HAS_ID | _REMEMBER_MASK
+
+
+class Codec(Generic[U]):
+    """Generations of one user model to bytes and back."""
+
+    __slots__ = ("_parse", "model")
+
+    def __init__(self, model: type[U]) -> None:
+        _check_model(model)
+        self.model = model
+        self._parse = model.__pydantic_validator__.validate_json
+
+    def pack(self, generation: Generation[U]) -> bytes:
+        """Raises `CookieTooLarge` for a token over 64 KiB."""
+        user = generation.user
+        access, refresh, id_token = (
+            pack_token(user.access_token),
+            pack_token(user.refresh_token or ""),
+            pack_token(user.id_token or ""),
+        )
+        if max(len(access), len(refresh), len(id_token)) > _LONGEST_TOKEN:
+            raise CookieTooLarge("a token is longer than 64 KiB", sizes=self.sizes(generation))
+        flags = (
+            (_HAS_REFRESH if user.refresh_token is not None else 0)
+            | (_HAS_ID if user.id_token is not None else 0)
+            | _REMEMBER[generation.remember]
+        )
+        head = _HEAD.pack(
+            flags,
+            generation.sid,
+            generation.gen,
+            generation.issued_at,
+            generation.expires_at,
+            generation.deadline or 0,
+            generation.token_at,
+            len(access),
+            len(refresh),
+            len(id_token),
+        )
+        return b"".join((head, access, refresh, id_token, _dump(user)))
+
+    def unpack(self, data: bytes) -> Generation[U]:
+        """Raises `InvalidCookie` for bytes that are no session of this model."""
+        generation = self._unpacked(data)
+        if generation is None:
+            raise InvalidCookie
+        return generation
+
+    def _unpacked(self, data: bytes) -> Generation[U] | None:
+        # The error is raised by the caller, outside the handler: a chained ValidationError
+        # would carry its input, and the input is the session.
+        try:
+            flags, sid, gen, issued_at, expires_at, deadline, token_at, a, r, i = _HEAD.unpack_from(
+                data
+            )
+            if flags & ~_KNOWN_FLAGS:
+                return None
+            access_end = _HEAD.size + a
+            refresh_end = access_end + r
+            id_end = refresh_end + i
+            access = unpack_token(data[_HEAD.size : access_end])
+            refresh = unpack_token(data[access_end:refresh_end]) if flags & _HAS_REFRESH else None
+            id_token = unpack_token(data[refresh_end:id_end]) if flags & _HAS_ID else None
+            user = self._parse(
+                f'{{"access_token":{_json(access)},"refresh_token":{_json(refresh)},'
+                f'"id_token":{_json(id_token)},{data[id_end + 1 :].decode()}',
+                by_alias=False,
+                by_name=True,
+            )
+            remember = _REMEMBERED[flags & _REMEMBER_MASK]
+        except (struct.error, ValueError, KeyError):  # a ValidationError is a ValueError
+            return None
+        return Generation(
+            sid, gen, user, issued_at, expires_at, deadline or None, remember, token_at
+        )
+
+    def check(self, user: U) -> None:
+        """Refuse a user that would not come back from its cookie as it went in.
+
+        Raises `ConfigurationError` that names the fields. Called at sign-in, where it can still
+        be said; a session that cannot be read later would be a sign-out without a reason.
+        """
+        if not isinstance(user, self.model):
+            raise ConfigurationError(
+                f"login() takes a {self.model.__name__}, the model IdealAuth was given; "
+                f"got {type(user).__name__}"
+            )
+        back = self._unpacked(self.pack(_PROBE._replace(user=user)))
+        if back is None:
+            raise ConfigurationError(
+                f"this {self.model.__name__} cannot be read back from its stored JSON: a field's "
+                f"value, serializer or validator does not round-trip"
+            )
+        changed = [
+            name
+            for name, field in self.model.model_fields.items()
+            if (name in TOKENS or not field.exclude)
+            and not _same(getattr(user, name), getattr(back.user, name))
+        ]
+        if changed:
+            raise ConfigurationError(
+                f"{self.model.__name__} comes back changed from its stored JSON in: "
+                f"{', '.join(changed)}; give such a field a serializer that round-trips, or "
+                f"exclude=True and a default if it need not be stored"
+            )
+
+    def sizes(self, generation: Generation[U]) -> dict[str, int]:
+        """Bytes each field takes before sealing, the largest first."""
+        user = generation.user
+        sizes = {name: len(pack_token(getattr(user, name) or "")) for name in TOKENS}
+        for name, field in self.model.model_fields.items():
+            if not field.exclude:
+                sizes[name] = len(user.model_dump_json(include={name}))
+        return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+def _dump(user: SessionUser) -> bytes:
+    # By name, and read by name: aliases are for the outside. round_trip leaves computed fields out.
+    return user.model_dump_json(by_alias=False, round_trip=True, warnings=False).encode()
+
+
+def _json(token: str | None) -> str:
+    return "null" if token is None else encode_basestring_ascii(token)
+
+
+def _same(one: object, other: object) -> bool:
+    return one == other or (one != one and other != other)
+
+
+def _is_user_model(model: object) -> bool:
+    return isinstance(model, type) and issubclass(model, SessionUser)
+
+
+def _check_model(model: type[SessionUser]) -> None:
+    if not _is_user_model(model):
+        raise ConfigurationError(
+            "IdealAuth's first argument is your user model: a class that inherits from SessionUser"
+        )
+    for name, field in model.model_fields.items():
+        if name not in TOKENS and field.exclude and field.is_required():
+            raise ConfigurationError(
+                f"{model.__name__}.{name} has exclude=True, so it is not stored, but is required: "
+                f"give it a default"
+            )
+
+
+_PROBE: Final[Generation[Any]] = Generation(b"\0" * SID_BYTES, 1, None, 0, 0, None, None, 0)

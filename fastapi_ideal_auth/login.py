@@ -1,0 +1,346 @@
+"""Sign-in and sign-out: the authorization code flow with PKCE, and the end of a session.
+
+Each attempt to sign in has a short-lived sealed cookie of its own, so that two tabs can sign in at
+once and a callback is good only in the browser that began it (no login CSRF).
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import re
+import secrets
+from collections.abc import Mapping
+from html import escape
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from pydantic import ValidationError
+
+from .cookies import clear_cookie_line, set_cookie_line
+from .errors import (
+    ConfigurationError,
+    CookieTooLarge,
+    InvalidCookie,
+    ProviderError,
+    ProviderUnavailable,
+    RefreshRejected,
+)
+from .oauth import TokenResponse, code_challenge
+from .origin import local_path
+from .provider import OAuth2Provider
+from .seal import b64decode, b64encode
+from .session import Session, session_of
+from .user import SessionUser
+
+if TYPE_CHECKING:
+    from .auth import IdealAuth
+
+log = logging.getLogger("fastapi_ideal_auth")
+
+ATTEMPT_SECONDS: Final = 600
+"""How long a person may take at the provider's sign-in page."""
+ATTEMPTS: Final = 4
+"""Attempts one browser may have open; more would crowd the request's headers."""
+_PURPOSE: Final = "login"
+_PAGE_POLICY: Final = "default-src 'none'; form-action 'self'; frame-ancestors 'none'"
+_STATE: Final = re.compile(r"[A-Za-z0-9_-]{22}")  # 128 bits
+_ERROR_CODE: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 §4.1.2.1
+
+UNKNOWN_ATTEMPT: Final = "This sign-in attempt is unknown here or has expired. Please start again."
+NOT_NOW: Final = "The sign-in service does not answer just now. Please try again in a moment."
+
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"description": "The attempt is unknown, has expired, or was refused"},
+    403: {"description": "A request from another origin"},
+    503: {"description": "The provider does not answer, or not usably"},
+}
+
+
+class _Attempt(NamedTuple):
+    """One attempt to sign in, from /login to /callback."""
+
+    state: str
+    code_verifier: str
+    redirect_uri: str
+    next: str
+    expires_at: int
+
+
+def router(auth: IdealAuth[Any]) -> APIRouter:
+    """The three routes. Raises `ConfigurationError` where the provider cannot sign anybody in."""
+    provider = _sign_in_provider(auth)
+    routes = APIRouter(tags=["session"])
+
+    @routes.get(
+        "/login",
+        summary="Sign in at the provider",
+        status_code=303,
+        response_class=RedirectResponse,
+        responses={403: _RESPONSES[403]},
+    )
+    async def login(request: Request, next: str | None = None) -> Response:  # noqa: A002
+        attempt = _begin(auth, provider, request, next)
+        response = RedirectResponse(
+            provider.authorization_url(
+                redirect_uri=attempt.redirect_uri,
+                state=attempt.state,
+                code_challenge=code_challenge(attempt.code_verifier),
+            ),
+            status_code=303,
+        )
+        for name in _open_attempts(auth, request)[: -(ATTEMPTS - 1)]:
+            _add_cookie(response, clear_cookie_line(name, auth.cookies))
+        _add_cookie(response, _attempt_cookie(auth, attempt))
+        return response
+
+    @routes.get(
+        "/callback",
+        summary="Where the provider sends the browser back to",
+        status_code=303,
+        response_class=RedirectResponse,
+        responses=_RESPONSES,
+    )
+    async def callback(
+        request: Request,
+        state: str | None = None,
+        code: str | None = None,
+        error: str | None = None,
+    ) -> Response:
+        attempt = _opened_attempt(auth, request, state)
+        if attempt is None:
+            return _failure(request, 400, UNKNOWN_ATTEMPT)
+        response = await _finish(auth, provider, request, attempt, code, error)
+        _add_cookie(response, clear_cookie_line(_attempt_name(auth, attempt.state), auth.cookies))
+        return response
+
+    @routes.get(
+        "/logout",
+        summary="Ask whether to sign out",
+        response_class=HTMLResponse,
+        responses={303: {"description": "Nobody is signed in"}, 403: _RESPONSES[403]},
+    )
+    async def confirm_logout(request: Request, next: str | None = None) -> Response:  # noqa: A002
+        session: Session[Any] = session_of(request, auth)
+        session._open()
+        if session.user is None:
+            return _onward(local_path(next))
+        # A GET that signed out would let any page on the web do it with an image (logout CSRF).
+        return _page(
+            "Sign out?",
+            "You are signed in.",
+            '<form method="post"><button>Sign out</button></form>',
+        )
+
+    @routes.post(
+        "/logout",
+        summary="Sign out",
+        status_code=303,
+        response_class=RedirectResponse,
+        responses={403: _RESPONSES[403]},
+    )
+    async def logout(request: Request, next: str | None = None) -> Response:  # noqa: A002
+        await session_of(request, auth).logout()
+        return _onward(local_path(next))
+
+    return routes
+
+
+def _sign_in_provider(auth: IdealAuth[Any]) -> OAuth2Provider:
+    provider = auth.provider
+    if not isinstance(provider, OAuth2Provider) or provider.authorization_endpoint is None:
+        raise ConfigurationError(
+            "auth.router signs in at the provider: give provider=OAuth2Provider(…, "
+            "authorization_endpoint=…); with a provider of your own, write the login route and "
+            "call session.login(user)"
+        )
+    if provider.userinfo_endpoint is None and auth.user_from_claims is None:
+        raise ConfigurationError(
+            "auth.router does not know who signs in: give OAuth2Provider(…, userinfo_endpoint=…), "
+            "or IdealAuth(…, user_from_claims=…) that makes the user from the tokens"
+        )
+    return provider
+
+
+# -- an attempt -----------------------------------------------------------------------------------
+
+
+def _begin(
+    auth: IdealAuth[Any], provider: OAuth2Provider, request: Request, wanted: str | None
+) -> _Attempt:
+    here = request.url
+    callback = here.path.removesuffix("/login") + "/callback"
+    return _Attempt(
+        state=secrets.token_urlsafe(16),
+        code_verifier=secrets.token_urlsafe(48),
+        redirect_uri=provider.redirect_uri
+        or str(here.replace(path=callback, query="", fragment="")),
+        next=local_path(wanted),
+        expires_at=int(auth.clock()) + ATTEMPT_SECONDS,
+    )
+
+
+def _attempt_name(auth: IdealAuth[Any], state: str) -> str:
+    return f"{auth.cookie_name}-login-{state[:8]}"
+
+
+def _open_attempts(auth: IdealAuth[Any], request: Request) -> list[str]:
+    prefix = f"{auth.cookie_name}-login-"
+    return [name for name in request.cookies if name.startswith(prefix)]
+
+
+def _attempt_cookie(auth: IdealAuth[Any], attempt: _Attempt) -> str:
+    name = _attempt_name(auth, attempt.state)
+    data = json.dumps(attempt, separators=(",", ":")).encode()
+    value = b64encode(auth.ring.seal(data, purpose=_PURPOSE, binding=name.encode()))
+    # Lax, whatever the session's own: a Strict cookie is absent when the provider sends back.
+    return set_cookie_line(name, value, auth.cookies, max_age=ATTEMPT_SECONDS, samesite="lax")
+
+
+def _opened_attempt(auth: IdealAuth[Any], request: Request, state: str | None) -> _Attempt | None:
+    if state is None or not _STATE.fullmatch(state):
+        return None
+    name = _attempt_name(auth, state)
+    try:
+        sealed = b64decode(request.cookies.get(name, ""))
+        data = auth.ring.open(sealed, purpose=_PURPOSE, binding=name.encode())
+        attempt = _Attempt(*json.loads(data))
+    except (InvalidCookie, ValueError, TypeError):
+        return None
+    live = attempt.expires_at > auth.clock()
+    return attempt if live and hmac.compare_digest(attempt.state, state) else None
+
+
+async def _finish(
+    auth: IdealAuth[Any],
+    provider: OAuth2Provider,
+    request: Request,
+    attempt: _Attempt,
+    code: str | None,
+    error: str | None,
+) -> Response:
+    if error is not None or not code:
+        told = error if error and _ERROR_CODE.fullmatch(error) else "no code"
+        return _failure(
+            request, 400, f"The sign-in was not completed ({told}). Please start again."
+        )
+    try:
+        tokens = await provider.exchange_code(
+            code, redirect_uri=attempt.redirect_uri, code_verifier=attempt.code_verifier
+        )
+        claims = await _claims(provider, tokens)
+        user = await _user(auth, claims, tokens)
+        await session_of(request, auth).login(user)
+    except RefreshRejected:
+        return _failure(request, 400, UNKNOWN_ATTEMPT)
+    except ProviderUnavailable as unavailable:
+        log.warning("sign-in failed: %s", unavailable)
+        return _failure(request, 503, NOT_NOW)
+    except (ProviderError, ConfigurationError, CookieTooLarge) as misfit:
+        log.error("sign-in failed: %s", misfit)
+        return _failure(request, 503, NOT_NOW)
+    return _landing(auth, attempt.next)
+
+
+async def _claims(provider: OAuth2Provider, tokens: TokenResponse) -> Mapping[str, Any]:
+    if provider.userinfo_endpoint is None:
+        return {}
+    return await provider.userinfo(tokens.access_token)
+
+
+async def _user(
+    auth: IdealAuth[Any], claims: Mapping[str, Any], tokens: TokenResponse
+) -> SessionUser:
+    make = auth.user_from_claims or _standard_claims
+    made = make(claims, tokens)
+    fields = (await made) if isawaitable(made) else made
+    if isinstance(fields, SessionUser):
+        return fields
+    expires_in = tokens.expires_in
+    problems: list[str]
+    try:
+        user: SessionUser = auth.user_model.model_validate(
+            {
+                **fields,
+                "access_token": tokens.access_token,
+                "refresh_token": tokens.refresh_token,
+                "id_token": tokens.id_token,
+                "expires_at": None if expires_in is None else int(auth.clock()) + expires_in,
+            },
+            by_name=True,
+            by_alias=True,
+        )
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    else:
+        return user
+    raise ConfigurationError(
+        f"the provider's claims do not make a {auth.user_model.__name__} ({'; '.join(problems)}); "
+        f"ask for the scope that brings them, or map them with user_from_claims"
+    )
+
+
+def _standard_claims(claims: Mapping[str, Any], tokens: TokenResponse) -> dict[str, Any]:
+    """OpenID Connect Core §5.1; GitHub and others call the subject ``id``."""
+    subject = claims.get("sub", claims.get("id"))
+    found = {"id": subject, "email": claims.get("email"), "name": claims.get("name")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+# -- responses ------------------------------------------------------------------------------------
+
+
+def _landing(auth: IdealAuth[Any], path: str) -> Response:
+    if auth.cookies.samesite != "strict":
+        return _onward(path)
+    # The chain of redirects began at the provider, another site: a Strict cookie would stay away
+    # from its last hop too. A page that navigates by itself begins a chain of its own.
+    target = escape(path, quote=True)
+    return _page(
+        "Signed in",
+        f'<a href="{target}">Continue</a>',
+        head=f'<meta http-equiv="refresh" content="0;url={target}">',
+    )
+
+
+def _onward(path: str) -> Response:
+    return RedirectResponse(path, status_code=303)
+
+
+def _failure(request: Request, status: int, message: str) -> Response:
+    headers = {"Retry-After": "5"} if status == 503 else None
+    if "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse({"detail": message}, status, headers)
+    again = request.url.path.removesuffix("/callback") + "/login"
+    link = f'<p><a href="{escape(again, quote=True)}">Sign in</a></p>'
+    return _page("Not signed in", escape(message), link, status=status, headers=headers)
+
+
+def _page(
+    title: str,
+    text: str,
+    body: str = "",
+    *,
+    head: str = "",
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> HTMLResponse:
+    return HTMLResponse(
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width">{head}'
+        f"<title>{title}</title><h1>{title}</h1><p>{text}</p>{body}</html>",
+        status_code=status,
+        headers={
+            "Content-Security-Policy": _PAGE_POLICY,
+            "Cache-Control": "no-store",
+            **(headers or {}),
+        },
+    )
+
+
+def _add_cookie(response: Response, line: str) -> None:
+    response.headers.append("set-cookie", line)
+    response.headers["cache-control"] = "no-store"

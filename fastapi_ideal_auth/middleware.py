@@ -1,0 +1,120 @@
+"""Pure ASGI, around everything: gives each request its session and writes the cookie at its start.
+
+It sits outside the app's whole stack, the handler of unhandled errors included, so there is no
+response that the cookie could miss.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .cookies import read
+from .errors import AuthError
+from .session import Session
+
+if TYPE_CHECKING:
+    from .auth import IdealAuth
+
+STARTS: Final = frozenset(
+    ("http.response.start", "websocket.accept", "websocket.http.response.start")
+)
+_DENIAL: Final = "websocket.http.response"
+
+
+class SessionMiddleware:
+    """One per `IdealAuth` and app; `IdealAuth.install` puts it in place."""
+
+    def __init__(self, app: ASGIApp, auth: IdealAuth[Any]) -> None:
+        self.app = app
+        self.auth = auth
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif kind not in ("http", "websocket") or self.auth.scope_key in scope:
+            await self.app(scope, receive, send)  # a mounted app with the same auth: once is enough
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        websocket = scope["type"] == "websocket"
+        denial = _DENIAL in (scope.get("extensions") or ()) if websocket else None
+        cookies = read(_cookie_header(scope), self.auth.cookies)
+        if cookies:
+            method = "GET" if websocket else scope["method"]
+            refusal = self.auth.guard.check(method, scope["headers"], websocket=websocket)
+            if refusal is not None:
+                await _refuse(refusal, denial, receive, send)
+                return
+        session: Session[Any] = Session(self.auth, cookies, denial)
+        scope[self.auth.scope_key] = session
+
+        async def send_with_cookie(message: Message) -> None:
+            if message["type"] in STARTS and not session._started:
+                lines = await session._lines()
+                if lines:
+                    message = {**message, "headers": _with_cookies(message, lines)}
+            await send(message)
+
+        await self.app(scope, receive, send_with_cookie)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def opening() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.auth.open()
+                except AuthError as error:
+                    # Said in the protocol's words: servers take a bare exception here for an app
+                    # that knows no lifespan, and go on.
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    raise
+            return message
+
+        async def closing(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown."):
+                await self.auth.aclose()
+            await send(message)
+
+        await self.app(scope, opening, closing)
+
+
+def _cookie_header(scope: Scope) -> bytes:
+    found = [value for name, value in scope["headers"] if name == b"cookie"]
+    # HTTP/2 may split the header into one a cookie (RFC 9113 §8.2.3).
+    return found[0] if len(found) == 1 else b"; ".join(found)
+
+
+def _with_cookies(message: Message, lines: list[str]) -> list[tuple[bytes, bytes]]:
+    """The response's headers with the cookie, and so in no cache (RFC 9111 §5.2.2.5)."""
+    headers = [
+        (name, value)
+        for name, value in message.get("headers") or ()
+        if name.lower() not in (b"cache-control", b"expires")
+    ]
+    headers.append((b"cache-control", b"no-store"))
+    headers.extend((b"set-cookie", line.encode("latin-1")) for line in lines)
+    return headers
+
+
+async def _refuse(reason: str, denial: bool | None, receive: Receive, send: Send) -> None:
+    body = json.dumps({"detail": reason}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
+    if denial is None:
+        await send({"type": "http.response.start", "status": 403, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        return
+    await receive()  # websocket.connect
+    if denial:
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": body})
+    else:
+        await send({"type": "websocket.close", "code": 1008, "reason": reason})

@@ -1,0 +1,210 @@
+"""Bytes to sealed text and back, with a ring of secrets: the first seals, all open.
+
+Knows what a seal is made for (its purpose and what it is bound to), and nothing of what is inside.
+
+The native seal, version 1, is base64url without padding, read strictly, of::
+
+    version 1 · key id 4 · salt 16 · key commitment 32 · AES-256-GCM ciphertext and tag
+
+The message's key and commitment come from HKDF-SHA512 (RFC 5869) over the secret, the purpose, the
+binding and the salt. The commitment is compared before anything is opened, so that no ciphertext
+opens under two secrets. Purpose, binding and version are authenticated with the ciphertext too: a
+seal made for one use opens in no other. Every failure is `InvalidCookie`, with no reason.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import os
+import secrets as _secrets
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from .errors import ConfigurationError, InvalidCookie
+
+_random_bytes = os.urandom
+
+VERSION: Final = b"\x01"
+KEY_ID_BYTES: Final = 4
+SALT_BYTES: Final = 16
+COMMITMENT_BYTES: Final = 32
+TAG_BYTES: Final = 16
+SHORTEST_SECRET: Final = 32
+"""Characters. Generated secrets have more; what a person types has less entropy a character."""
+
+# Each message has a key of its own, so the nonce may be constant. Two messages share a key only
+# when their salts collide: a chance of 2**-33 after 2**48 messages under one secret.
+_NONCE: Final = bytes(12)
+_HASH: Final = hashes.SHA512()
+_LABEL: Final = b"fastapi_ideal_auth"
+_SALT_AT: Final = 1 + KEY_ID_BYTES
+_COMMITMENT_AT: Final = _SALT_AT + SALT_BYTES
+_HEAD: Final = _COMMITMENT_AT + COMMITMENT_BYTES
+
+
+def new_secret() -> str:
+    """A secret of 384 random bits, as 64 URL-safe characters."""
+    return _secrets.token_urlsafe(48)
+
+
+class _Key(NamedTuple):
+    id: bytes
+    prk: bytes
+
+
+class KeyRing:
+    """Secrets, ready to seal and open. Raises `ConfigurationError` for a secret that is none."""
+
+    __slots__ = ("_keys",)
+
+    def __init__(self, secret: str | Sequence[str]) -> None:
+        given = [secret] if isinstance(secret, str) else list(secret)
+        if not given:
+            raise ConfigurationError(
+                "secret= is empty: give one made by `python -m fastapi_ideal_auth secret`"
+            )
+        self._keys = [_key(_checked(each)) for each in given]
+
+    def __repr__(self) -> str:
+        return f"<KeyRing of {len(self._keys)}>"
+
+    def seal(self, data: bytes, *, purpose: str, binding: bytes) -> bytes:
+        """Seal with the first secret. ``binding``: what else must be the same to open it."""
+        key = self._keys[0]
+        context = _context(purpose, binding)
+        salt = _random_bytes(SALT_BYTES)
+        message_key, commitment = _derived(key, context, salt)
+        sealed = AESGCM(message_key).encrypt(_NONCE, data, context)
+        return b"".join((VERSION, key.id, salt, commitment, sealed))
+
+    def open(self, sealed: bytes, *, purpose: str, binding: bytes) -> bytes:
+        """Open with whichever secret sealed it. Raises `InvalidCookie`, always the same."""
+        data = self._opened(sealed, _context(purpose, binding))
+        if data is None:  # raised out here, so that no chained error tells more
+            raise InvalidCookie
+        return data
+
+    def _opened(self, sealed: bytes, context: bytes) -> bytes | None:
+        if sealed[:1] != VERSION or len(sealed) < _HEAD + TAG_BYTES:
+            return None
+        key_id = sealed[1:_SALT_AT]
+        salt = sealed[_SALT_AT:_COMMITMENT_AT]
+        for key in self._keys:
+            if key.id != key_id:
+                continue
+            message_key, commitment = _derived(key, context, salt)
+            if hmac.compare_digest(commitment, sealed[_COMMITMENT_AT:_HEAD]):
+                try:
+                    return AESGCM(message_key).decrypt(_NONCE, sealed[_HEAD:], context)
+                except InvalidTag:
+                    return None
+        return None
+
+
+def _checked(secret: object) -> str:
+    if not isinstance(secret, str):
+        raise ConfigurationError(
+            f"secret= takes a string or a sequence of strings; one is {type(secret).__name__}"
+        )
+    if len(secret) < SHORTEST_SECRET:
+        raise ConfigurationError(
+            f"the secret has {len(secret)} characters and needs {SHORTEST_SECRET}: make one with "
+            f"`python -m fastapi_ideal_auth secret`"
+        )
+    if len(set(secret)) < 4:
+        raise ConfigurationError(
+            "the secret repeats a few characters: make one with "
+            "`python -m fastapi_ideal_auth secret`"
+        )
+    return secret
+
+
+def _key(secret: str) -> _Key:
+    prk = hmac.digest(_LABEL, secret.encode("utf-8", "surrogatepass"), "sha512")  # HKDF-Extract
+    return _Key(HKDFExpand(_HASH, KEY_ID_BYTES, b"key id").derive(prk), prk)
+
+
+def _context(purpose: str, binding: bytes) -> bytes:
+    """Version, purpose and binding, each with its length: no two triples read the same."""
+    name = purpose.encode()
+    return b"".join((VERSION, bytes((len(name),)), name, len(binding).to_bytes(2), binding))
+
+
+def _derived(key: _Key, context: bytes, salt: bytes) -> tuple[bytes, bytes]:
+    # 64 bytes of SHA-512 output are one HMAC. "message" keeps these apart from the key id.
+    okm = HKDFExpand(_HASH, 32 + COMMITMENT_BYTES, b"message" + context + salt).derive(key.prk)
+    return okm[:32], okm[32:]
+
+
+# -- text -----------------------------------------------------------------------------------------
+
+_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
+_PADDING: Final = (b"", None, b"==", b"=")
+# The last character of a text that is not a multiple of four carries two or four bits too many:
+# they are zero in the one right spelling.
+_LAST: Final = (None, None, frozenset(b"AQgw"), frozenset(b"AEIMQUYcgkosw048"))
+
+
+def b64encode(data: bytes) -> str:
+    """base64url without padding (RFC 4648 §5)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def b64decode(text: str) -> bytes:
+    """The inverse, strictly: one spelling a value. Raises ``ValueError`` for any other."""
+    data = text.encode("ascii")
+    rest = len(data) % 4
+    padding, last = _PADDING[rest], _LAST[rest]
+    if padding is None or b"+" in data or b"/" in data or b"=" in data:
+        raise ValueError("not base64url")
+    if last is not None and data[-1] not in last:
+        raise ValueError("not base64url")
+    return binascii.a2b_base64(data.translate(_TO_STANDARD) + padding, strict_mode=True)
+
+
+class Sealer(Protocol):
+    """How a cookie's value is sealed: bytes to text and back, for a purpose, under a name."""
+
+    def seal(self, data: bytes, *, purpose: str, name: str) -> str: ...
+
+    def open(self, text: str, *, purpose: str, name: str) -> bytes: ...
+
+
+class AESGCMSealer:
+    """The native seal, as a cookie's value. The secrets come from `IdealAuth`."""
+
+    __slots__ = ("_ring",)
+
+    def __init__(self) -> None:
+        self._ring: KeyRing | None = None
+
+    def bind(self, ring: KeyRing) -> Sealer:
+        """A sealer with these secrets; this object stays as it is, and may be bound again."""
+        bound = AESGCMSealer()
+        bound._ring = ring
+        return bound
+
+    def seal(self, data: bytes, *, purpose: str, name: str) -> str:
+        """Raises `ConfigurationError` without secrets."""
+        return b64encode(self._secrets().seal(data, purpose=purpose, binding=name.encode()))
+
+    def open(self, text: str, *, purpose: str, name: str) -> bytes:
+        """Raises `InvalidCookie`, always the same."""
+        ring = self._secrets()
+        try:
+            sealed = b64decode(text)
+        except ValueError:  # a UnicodeEncodeError and a binascii.Error are ValueErrors
+            sealed = b""
+        return ring.open(sealed, purpose=purpose, binding=name.encode())
+
+    def _secrets(self) -> KeyRing:
+        if self._ring is None:
+            raise ConfigurationError("a sealer gets its secrets from IdealAuth(sealer=…)")
+        return self._ring

@@ -1,0 +1,321 @@
+"""One request's session: read once, refreshed at most once, written when the response starts.
+
+The dependencies and the routes change it; the middleware asks it what to write. It puts the
+pieces in order and leaves every decision to the core.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
+
+from fastapi import HTTPException, WebSocketException
+from starlette.requests import HTTPConnection
+
+from .cookies import Presented, clear_lines
+from .errors import ConfigurationError, CookieTooLarge, StoreUnavailable
+from .generation import Generation, begin, label, touched
+from .refresh import FRESH, OUTCOMES, SIGNED_OUT, Answer, Cookie, Gets, Token
+from .rotation import Result, Wanted
+from .user import SessionUser
+
+if TYPE_CHECKING:
+    from .auth import IdealAuth
+
+U = TypeVar("U", bound=SessionUser)
+
+log = logging.getLogger("fastapi_ideal_auth")
+
+LOOK_AGAIN: Final = 1.0
+"""Seconds after which a response that will carry a cookie looks for a newer generation first."""
+
+NOT_SIGNED_IN: Final = "Not signed in"
+TRY_LATER: Final = "The session cannot be refreshed just now; try again later"
+
+
+class _Verdict(NamedTuple):
+    gets: Gets
+    at: float
+    retry_at: float = 0.0
+
+
+class _Write(NamedTuple, Generic[U]):
+    """What the response shall do to the cookie: set a generation, or (``None``) clear it."""
+
+    generation: Generation[U] | None
+    at: float
+
+
+class Session(Generic[U]):
+    """The session of the request at hand.
+
+    ``user``, ``issued_at`` and ``expires_at`` (Unix seconds) are ``None`` when signed out.
+    """
+
+    __slots__ = (
+        "_at",
+        "_auth",
+        "_checked",
+        "_cookies",
+        "_denial",
+        "_generation",
+        "_presented",
+        "_read",
+        "_started",
+        "_verdict",
+        "_write",
+    )
+
+    def __init__(self, auth: IdealAuth[U], cookies: Presented, denial: bool | None) -> None:
+        self._auth = auth
+        self._cookies = cookies
+        self._denial = denial
+        self._at = 0.0
+        self._read = False
+        self._checked = False
+        self._started = False
+        self._generation: Generation[U] | None = None
+        self._presented = 0
+        self._verdict: _Verdict | None = None
+        self._write: _Write[U] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session {self._generation!r}>" if self._generation else "<Session signed out>"
+
+    # -- for routes -------------------------------------------------------------------------------
+
+    @property
+    def user(self) -> U | None:
+        """The user as the cookie (or the last refresh) has it; ``None`` when signed out."""
+        generation = self._generation
+        return None if generation is None else generation.user
+
+    @property
+    def issued_at(self) -> int | None:
+        """When the user signed in, Unix seconds."""
+        return None if self._generation is None else self._generation.issued_at
+
+    @property
+    def expires_at(self) -> int | None:
+        """When the session ends unless it is refreshed or touched, Unix seconds."""
+        return None if self._generation is None else self._generation.expires_at
+
+    async def fresh_user(self) -> U:
+        """The user, refreshed if the token is due; callable for as long as the request lasts.
+
+        A stream or WebSocket that outlives its token calls it again. Once the response has
+        started no cookie can be written: the new generation waits in the store, and the next
+        request with the old cookie adopts it. Raises the 401 or 503 that the dependency raises.
+        """
+        await self._decide(again=True)
+        return self._user_or_raise()
+
+    async def login(self, user: U, remember: bool | None = None) -> None:
+        """Begin a session for ``user`` under a new id, and end the one that this request carries.
+
+        ``remember``: ``True`` for ``remember_max_age``, ``None`` for ``max_age``, ``False`` for a
+        browser-session cookie. Raises `ConfigurationError` for a user that does not survive being
+        stored or a response that has begun, `CookieTooLarge` over the cookie budget.
+        """
+        auth = self._auth
+        if self._started:
+            raise ConfigurationError(
+                "login() after the response has started: its headers are gone, so the browser "
+                "cannot get the cookie; sign in before the first byte (or before accept())"
+            )
+        auth.codec.check(user)
+        now = auth.clock()
+        generation = begin(user, now=now, remember=remember, lifetimes=auth.lifetimes)
+        auth.cookie_lines(generation, self._cookies, now=now)  # refuse what is too large here
+        self._open()
+        old = self._generation
+        if old is not None:
+            await auth.rotation.end(old, revoke=False)
+        self._generation, self._presented = generation, generation.gen
+        self._verdict = _Verdict(Gets.USER, now)
+        self._write = _Write(generation, now)
+
+    async def logout(self, revoke: bool = True) -> None:
+        """End the session everywhere: tombstone, cookie cleared, refresh token revoked.
+
+        Bounded and best effort towards store and provider: this browser is signed out even if
+        neither answers. ``revoke=False`` leaves the refresh token alive at the provider.
+        """
+        self._open()
+        old = self._generation
+        now = self._auth.clock()
+        self._generation = None
+        self._verdict = _Verdict(SIGNED_OUT.gets, now)
+        self._write = _Write(None, now)
+        if old is not None:
+            await self._auth.rotation.end(old, revoke=revoke)
+
+    async def touch(self) -> None:
+        """Begin a new period of ``max_age`` once more than half of the present one is over.
+
+        Sign-in time, remember mode and absolute deadline stay. Does nothing when signed out.
+        """
+        await self._load()
+        if self._generation is None or self._started:
+            return
+        auth = self._auth
+        now = auth.clock()
+        longer = touched(self._generation, now=now, lifetimes=auth.lifetimes)
+        if longer is not None:
+            longer = await auth.rotation.extended(longer)
+            self._generation = longer
+            self._write = _Write(longer, now)
+
+    # -- for the dependencies ---------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Open the cookie, once a request. No I/O."""
+        if not self._read:
+            self._read = True
+            self._at = self._auth.clock()
+            self._generation = self._auth.opened(self._cookies, now=self._at)
+            self._presented = 0 if self._generation is None else self._generation.gen
+
+    async def _load(self) -> None:
+        """Open the cookie and let the application's own check see the session, once a request."""
+        self._open()
+        if self._auth.validate_session is None or self._checked:
+            return
+        if self._generation is not None and not await self._valid(self._auth.validate_session):
+            self._generation = None
+        self._checked = True
+
+    async def _valid(self, validate: Callable[[Session[U]], bool | Awaitable[bool]]) -> bool:
+        try:
+            verdict = validate(self)
+            return (await verdict) if isawaitable(verdict) else verdict
+        except HTTPException:
+            raise
+        except Exception as error:
+            # Closed, but no sign-out: what could not be checked is neither good nor bad. Only the
+            # type is logged: the error's text and frames may hold the user.
+            log.error("validate_session raised %s; the request is refused", type(error).__name__)
+        raise self._error(503, TRY_LATER, {"Retry-After": "5"})
+
+    async def _decide(self, *, again: bool = False) -> Gets:
+        """What this request gets. One refresh a request, however often and wherever it is asked."""
+        verdict = self._verdict
+        if verdict is not None and not (again and self._changed_since(verdict)):
+            return verdict.gets
+        await self._load()
+        generation = self._generation
+        auth = self._auth
+        if generation is None:
+            self._verdict = _Verdict(SIGNED_OUT.gets, self._at)
+            return SIGNED_OUT.gets
+        token = auth.timing.token(generation)
+        if token is Token.FRESH:
+            if auth.strict:
+                await auth.rotation.acknowledge(generation, at=self._at)
+            self._verdict = _Verdict(FRESH.gets, self._at)
+            return FRESH.gets
+        return await self._refresh(generation, token, judge=verdict is None)
+
+    async def _refresh(self, generation: Generation[U], token: Token, *, judge: bool) -> Gets:
+        auth = self._auth
+        if generation.user.refresh_token is None or not auth.can_refresh:
+            result: Result[U] = Result(Answer.NOTHING_TO_ASK)
+        else:
+            wanted = Wanted(generation, self._presented, self._at, judge)
+            result = await auth.rotation.result(wanted, token)
+        if self._generation is not generation:  # signed in or out while this call waited
+            assert self._verdict is not None
+            return self._verdict.gets
+        if token is Token.DUE:  # it may have run out while we waited
+            token = Token.EXPIRED if auth.timing.token(generation) is Token.EXPIRED else token
+        outcome = OUTCOMES[token, result.answer]
+        now = auth.clock()
+        self._verdict = _Verdict(outcome.gets, now, result.retry_at)
+        if outcome.cookie is Cookie.REPLACED:
+            self._generation = result.generation
+            self._write = _Write(result.generation, now)
+        elif outcome.gets is Gets.UNAUTHORIZED:
+            self._generation = None
+            if outcome.cookie is Cookie.CLEARED:
+                self._write = _Write(None, now)
+        return outcome.gets
+
+    def _changed_since(self, verdict: _Verdict) -> bool:
+        """Whether a route that asks again, later, may get another answer."""
+        now = self._auth.clock()
+        return self._generation is not None and now >= max(verdict.at + 1.0, verdict.retry_at)
+
+    def _user_or_raise(self) -> U:
+        verdict = self._verdict
+        if self._generation is not None and verdict is not None:
+            if verdict.gets is Gets.TRY_LATER:
+                self._raise_try_later(verdict)
+            return self._generation.user
+        raise self._error(401, NOT_SIGNED_IN, {"WWW-Authenticate": 'Cookie realm="session"'})
+
+    def _user_or_none(self) -> U | None:
+        return None if self._generation is None else self._user_or_raise()
+
+    def _raise_try_later(self, verdict: _Verdict) -> NoReturn:
+        seconds = max(1, int(verdict.retry_at - self._auth.clock() + 0.999))
+        raise self._error(503, TRY_LATER, {"Retry-After": str(seconds)})
+
+    def _error(self, status: int, detail: str, headers: dict[str, str]) -> Exception:
+        # A WebSocket can be refused with a response where the server knows how; elsewhere it is
+        # closed before it is accepted, which a browser sees as a 403.
+        if self._denial is False:
+            code = 1013 if status == 503 else 1008
+            return WebSocketException(code=code, reason=detail)
+        return HTTPException(status, detail, headers)
+
+    def _forget(self) -> None:
+        """Clear the cookie on a redirect that the browser follows before anything else."""
+        if self._cookies and self._write is None:
+            self._write = _Write(None, self._auth.clock())
+
+    # -- for the middleware -----------------------------------------------------------------------
+
+    async def _lines(self) -> list[str]:
+        """The Set-Cookie lines of the response that starts now; asked once."""
+        self._started = True
+        write = self._write
+        if write is None:
+            return []
+        auth = self._auth
+        if write.generation is None:
+            return clear_lines(auth.cookies, self._cookies)
+        now = auth.clock()
+        generation = await self._newest(write.generation, now - write.at)
+        if generation is None:
+            return []
+        try:
+            return auth.cookie_lines(generation, self._cookies, now=now)
+        except CookieTooLarge as error:
+            # The request goes on with the new tokens and the store keeps them: the old cookie
+            # leads there for as long as the session lives.
+            log.error("session %s: %s", label(generation.sid), error)
+            return []
+
+    async def _newest(self, generation: Generation[U], age: float) -> Generation[U] | None:
+        """What a long poll may write: it can outlive refreshes, a sign-out and a new sign-in."""
+        rotation = self._auth.rotation
+        if age < LOOK_AGAIN:
+            return rotation.known(generation)
+        try:
+            return await rotation.newest(generation)
+        except StoreUnavailable as error:
+            log.warning("%s", error)
+            return None
+
+
+def session_of(connection: HTTPConnection, auth: IdealAuth[Any]) -> Session[Any]:
+    """The session that the middleware put into this request."""
+    session = connection.scope.get(auth.scope_key)
+    if session is None:
+        raise ConfigurationError(
+            "this app has no session middleware: call auth.install(app) once, right after "
+            "app = FastAPI()"
+        )
+    return session  # type: ignore[no-any-return]  # a scope holds Any

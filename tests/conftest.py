@@ -8,6 +8,7 @@ import pytest
 
 from fastapi_ideal_auth import MemoryStore, RefreshStore, SQLiteStore
 
+from .providers.harness import oidc_server as oidc_server
 from .support import World
 
 

@@ -1,0 +1,1 @@
+"""Real authorization servers that the tests start; each knows nothing of the library under test."""

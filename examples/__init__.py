@@ -1,0 +1,1 @@
+"""Programs to read and to run: one small (`minimal`), one to look at (`dashboard`)."""

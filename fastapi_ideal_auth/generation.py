@@ -249,10 +249,12 @@ class Codec(Generic[U]):
     def sizes(self, generation: Generation[U]) -> dict[str, int]:
         """Bytes each field takes before sealing, the largest first."""
         user = generation.user
-        sizes = {name: len(pack_token(getattr(user, name) or "")) for name in TOKENS}
+        tokens = {name: getattr(user, name) for name in TOKENS}
+        sizes = {name: len(pack_token(token)) for name, token in tokens.items() if token}
         for name, field in self.model.model_fields.items():
             if not field.exclude:
-                sizes[name] = len(user.model_dump_json(include={name}))
+                alone = user.model_dump_json(include={name}, by_alias=False, round_trip=True)
+                sizes[name] = len(alone.encode()) - len(f'{{"{name}":}}')
         return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ from typing import IO, NoReturn
 
 import httpx
 import pytest
+import uvicorn as uvicorn_server
+from fastapi import FastAPI
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -239,6 +242,21 @@ def uvicorn(
     cmd += ["--workers", str(workers), *options]
     with start(cmd, ready=ready, env=env, cwd=cwd, timeout=timeout) as process:
         yield Server(process, port)
+
+
+@contextmanager
+def in_thread(app: FastAPI) -> Iterator[int]:
+    """Serve ``app`` from a thread of this process, where a test can look into it; yields the port."""
+    port = free_port()
+    config = uvicorn_server.Config(app, host="127.0.0.1", port=port, log_level="error")
+    server = uvicorn_server.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield port
+    server.should_exit = True
+    thread.join(5)
 
 
 @contextmanager

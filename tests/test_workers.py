@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httpx
 import pytest
-import uvicorn as uvicorn_server
-from fastapi import FastAPI
 
 from examples.dashboard.authorization_server import AuthorizationServer, Client, create_app
 from fastapi_ideal_auth import IdealAuth, MemoryStore
 from fastapi_ideal_auth.cookies import read
 from fastapi_ideal_auth.generation import begin
 
-from .processes import Server, free_port, uvicorn
+from .processes import Server, in_thread, uvicorn
 from .providers import harness
 from .providers.harness import OIDCServer
 from .support import SECRET, User
@@ -39,21 +35,6 @@ class StrictServer(Protocol):
     def refreshes(self) -> int: ...
     def reused(self) -> int: ...
     def is_alive(self, access_token: str) -> bool: ...
-
-
-@contextmanager
-def in_thread(app: FastAPI) -> Iterator[int]:
-    """Serve ``app`` on a loopback port from a thread of this process."""
-    port = free_port()
-    config = uvicorn_server.Config(app, host="127.0.0.1", port=port, log_level="error")
-    server = uvicorn_server.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield port
-    server.should_exit = True
-    thread.join(5)
 
 
 @dataclass

@@ -246,7 +246,7 @@ def uvicorn(
 
 @contextmanager
 def in_thread(app: FastAPI) -> Iterator[int]:
-    """Serve ``app`` from a thread of this process, where a test can look into it; yields the port."""
+    """Serve ``app`` from a thread of this process, for tests that look into it; yields the port."""
     port = free_port()
     config = uvicorn_server.Config(app, host="127.0.0.1", port=port, log_level="error")
     server = uvicorn_server.Server(config)

@@ -117,7 +117,7 @@ def test_a_lost_response_costs_nothing(browser: Any, app: Server, oidc_server: O
 
 
 def test_another_sites_page_gets_no_unsafe_request_through(browser: Any, app: Server) -> None:
-    """Logout CSRF, by a form on a page of the same host and another port: same-site, other origin."""
+    """Logout CSRF from a page of the same host and another port: same-site, other origin."""
     context = browser.new_context()
     page = context.new_page()
     sign_in(page, app)

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
-from pydantic import Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr
 
 from fastapi_ideal_auth import (
     AuthError,
@@ -104,7 +104,7 @@ def test_a_model_that_shows_a_token_is_refused_where_it_is_written() -> None:
     with pytest.raises(ConfigurationError, match="hide_input_in_errors"):
 
         class Chatty(SessionUser):
-            model_config = {"hide_input_in_errors": False}
+            model_config = ConfigDict(hide_input_in_errors=False)
 
 
 # -- installing -----------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class Lossy(SessionUser):
 def test_a_user_that_does_not_survive_being_stored_is_told_at_sign_in() -> None:
     lossy: Any = IdealAuth(Lossy, secret=SECRET, store=MemoryStore())
     client = TestClient(FastAPI(), base_url=BASE)
-    with pytest.raises(ConfigurationError, match="comes back changed .* in: password"):
+    with pytest.raises(ConfigurationError, match=r"comes back changed .* in: password"):
         login(client, lossy, Lossy(id="1", access_token="t", password=SecretStr("x")))
 
 

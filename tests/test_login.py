@@ -1,4 +1,4 @@
-"""Signing in and out through ``auth.router``, against the strict server of the dashboard example."""
+"""Signing in and out through ``auth.router``, against the dashboard example's server."""
 
 import re
 from collections.abc import Mapping

@@ -145,7 +145,7 @@ def exercised(world: World) -> None:
 
 
 def secrets_of(world: World) -> list[str]:
-    issued = [token for token in world.wire.provider._grants]
+    issued = list(world.wire.provider._grants)
     access = [grant.access_token for grant in world.wire.provider._grants.values()]
     return [*issued, *access, MARK, SECRET, "tests-secret"]
 
@@ -280,7 +280,7 @@ def test_20_000_mutated_cookies_are_401_and_never_500() -> None:
         counts: dict[int, int] = {}
         for _ in range(20_000):
             value = mutated()
-            # What reads the same as the good one (a quote around it, a space behind) is no mutation.
+            # What reads the same as the good one (a quote around it, say) is no mutation.
             if value.strip().strip('"') == good:
                 continue
             status = await presented(value)

@@ -386,9 +386,10 @@ def judge_userinfo(
         )
     if status in _WRONG_ADDRESS:
         raise _wrong_address("userinfo", status)
-    answer = _read(body)
-    if 200 <= status < 300 and answer.fields and _refusal(answer.fields) is None:
-        return answer.fields
+    claims = _read(body).fields
+    # Claims may have any name, so only what no claim can mean is an error here (Slack: ok false).
+    if 200 <= status < 300 and claims and not claims.get("error") and claims.get("ok") is not False:
+        return claims
     if _header(headers, "content-type").lower().startswith("application/jwt"):
         raise ProviderMisconfigured(
             "the userinfo endpoint answers with a JWT: have the server answer this client in JSON"
@@ -535,9 +536,8 @@ def _token(value: object, lowest: str) -> str | None:
 
 
 def _token_type(value: object) -> str:
-    if not isinstance(value, str) or not value.strip() or value.strip().lower() == "bearer":
-        return "Bearer"
-    return value.strip()
+    kind = _token(value, lowest="!")
+    return "Bearer" if kind is None or kind.lower() == "bearer" else kind
 
 
 def _seconds(value: object) -> int | None:
@@ -551,7 +551,8 @@ def _seconds(value: object) -> int | None:
 def _scope(value: object) -> str | None:
     if isinstance(value, list):  # Twitch
         value = " ".join(item for item in _array(cast("object", value)) if isinstance(item, str))
-    return value if isinstance(value, str) and value.strip() else None
+    scope = _token(value, lowest=" ")
+    return scope if scope and scope.strip() else None
 
 
 def _redirected(endpoint: str, status: int) -> ProviderError:

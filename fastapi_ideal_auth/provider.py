@@ -14,7 +14,6 @@ import zlib
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast, get_args, runtime_checkable
 
 import httpx
@@ -225,8 +224,9 @@ class HTTP:
                     url,
                     content=content,
                     headers={**_HEADERS, **headers},
-                    # Waiting for a free connection ends first: then it is known not to be sent.
-                    timeout=(seconds, seconds, seconds, seconds / 2),
+                    # Connecting (TCP and TLS each) and waiting for a free connection end before
+                    # the whole does: httpx then closes what it opened, and says it was not sent.
+                    timeout=(seconds / 2, seconds, seconds, seconds / 2),
                     extensions={"trace": flight.trace},
                 )
                 return await _exchange(client, request, flight, limit)
@@ -253,8 +253,6 @@ class HTTP:
             # Plain http never leaves this machine (`oauth.check_endpoint`), so neither may it go
             # through a proxy of the environment, which would read the secret.
             mounts={"http://": None},
-            # What one user's answer sets must not travel with the next one's grant.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             # A server that closes an idle connection just as it is used again leaves a refresh in
             # doubt: gunicorn closes after 2 s, node and uvicorn after 5 s.
             limits=httpx.Limits(max_connections=100, keepalive_expiry=1.0),
@@ -269,7 +267,8 @@ _HEADERS: Final = {
 
 
 async def _exchange(client: AsyncHTTPClient, request: Any, flight: _Flight, limit: int) -> Answer:
-    request.headers.pop("cookie", None)  # a client that was given may keep a jar
+    # The client's jar: what one user's answer set must not travel with the next one's grant.
+    request.headers.pop("cookie", None)
     response = await client.send(request, stream=True, auth=None, follow_redirects=False)
     try:
         flight.status = response.status_code

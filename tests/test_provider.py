@@ -225,13 +225,12 @@ async def test_a_clients_own_credentials_stay_at_home(library: ModuleType, heade
 
 
 async def test_a_subclass_of_a_client_is_a_client(library: ModuleType) -> None:
-    class Traced(library.AsyncClient):  # type: ignore[name-defined] - either library's
-        pass
+    subclass = type("Traced", (library.AsyncClient,), {})
 
     def refuse(request: Any) -> Any:
         raise library.ConnectError("no route")
 
-    provider = provider_at(http_client=Traced(transport=library.MockTransport(refuse)))
+    provider = provider_at(http_client=subclass(transport=library.MockTransport(refuse)))
     assert not (await failure(provider.refresh(REFRESH_TOKEN))).in_doubt
 
 

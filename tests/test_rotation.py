@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from fastapi_ideal_auth import (
     ConfigurationError,
@@ -40,6 +41,7 @@ class Cluster:
         self.provider = RotatingProvider(latency=latency)
         self.store = CountingStore(store)
         self.options = options
+        self._apps: dict[IdealAuth[User], FastAPI] = {}
         self.workers = [self.worker() for _ in range(4)]
 
     def worker(self, **options: Any) -> IdealAuth[User]:
@@ -70,7 +72,9 @@ class Cluster:
         method: str = "GET",
     ) -> httpx.Response:
         auth = self.workers[worker] if isinstance(worker, int) else worker
-        transport = httpx.ASGITransport(app=app_of(auth))
+        if auth not in self._apps:
+            self._apps[auth] = app_of(auth)
+        transport = httpx.ASGITransport(app=self._apps[auth])
         async with httpx.AsyncClient(transport=transport, base_url="https://testserver") as client:
             return await client.request(method, path, headers={"cookie": cookie})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from .errors import ConfigurationError, CookieTooLarge
@@ -26,8 +26,9 @@ MAX_CHUNKS: Final = 4
 WARN_BYTES: Final = 3800
 """Of Set-Cookie in one response. Stock nginx answers 502 when the response's headers pass 4 KB."""
 
+_CHUNK_SUFFIXES: Final = tuple(f".{n}" for n in range(MAX_CHUNKS))
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
-_ATTRIBUTE: Final = re.compile(r"[\x20-\x3a\x3c-\x7e]*")  # RFC 6265bis §4.1.1: no ; nor controls
+_PATH: Final = re.compile(r"/[\x20-\x3a\x3c-\x7e]*")  # RFC 6265bis §4.1.1: no ; nor controls
 _DOMAIN: Final = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _EPOCH: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
 
@@ -61,28 +62,35 @@ class CookieSettings:
         return cls(final, secure, samesite, domain, path, final.encode("ascii"))
 
 
-def _check(name: str, *, secure: bool, samesite: str, domain: str | None, path: str) -> None:
-    if not _TOKEN.fullmatch(name):
+def _check(name: object, *, secure: object, samesite: object, domain: object, path: object) -> None:
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
         raise ConfigurationError(
             f"cookie_name {name!r} has characters a cookie's name cannot have: use letters, "
             f"digits, - and _"
         )
-    if name.lower().startswith(("__host-", "__secure-")):
+    if name.lower().startswith(("__host-", "__secure-", "__http-")):
         raise ConfigurationError(
             f"cookie_name {name!r}: leave the prefix out; __Host- is put before the name when the "
             f"cookie is secure, with path / and no domain"
         )
+    if name.endswith(_CHUNK_SUFFIXES):
+        raise ConfigurationError(
+            f"cookie_name {name!r}: choose another ending; .0 to .{MAX_CHUNKS - 1} mark the parts "
+            f"of a cookie that was cut"
+        )
+    if not isinstance(secure, bool):  # "false" from the environment is true
+        raise ConfigurationError(f"cookie_secure is True or False; got {secure!r}")
     if samesite not in ("lax", "strict", "none"):
         raise ConfigurationError(f'cookie_samesite is "lax", "strict" or "none"; got {samesite!r}')
     if samesite == "none" and not secure:
         raise ConfigurationError(
             'cookie_samesite="none" needs cookie_secure=True: browsers drop the cookie otherwise'
         )
-    if domain is not None and not _DOMAIN.fullmatch(domain):
+    if domain is not None and not (isinstance(domain, str) and _DOMAIN.fullmatch(domain)):
         raise ConfigurationError(
             f"cookie_domain is a host name such as example.com; got {domain!r}"
         )
-    if not path.startswith("/") or not _ATTRIBUTE.fullmatch(path):
+    if not isinstance(path, str) or not _PATH.fullmatch(path):
         raise ConfigurationError(f"cookie_path is a path such as /; got {path!r}")
 
 
@@ -93,8 +101,9 @@ def _check(name: str, *, secure: bool, samesite: str, domain: str | None, path: 
 class Presented:
     """What a request carries under our name."""
 
-    bare: str | None = None
-    chunks: tuple[str, ...] = ()
+    # Not in the repr: whoever has the value is signed in.
+    bare: str | None = field(default=None, repr=False)
+    chunks: tuple[str, ...] = field(default=(), repr=False)
     """The unbroken run 0, 1, 2 …"""
     names: tuple[str, ...] = ()
     """Every name of ours that is present, for clearing."""
@@ -122,8 +131,12 @@ def read(header: bytes | str | None, settings: CookieSettings) -> Presented:
         if pair.startswith(name) and pair[width : width + 1] in (b"=", b"."):
             key, equals, value = pair.partition(b"=")
             if equals and key not in found and (key == name or _index(key, width) is not None):
-                found[key] = value.strip().strip(b'"').decode("latin-1")
+                found[key] = _unquoted(value.strip()).decode("latin-1")
     return _presented(found, name) if found else _NOTHING
+
+
+def _unquoted(value: bytes) -> bytes:
+    return value[1:-1] if len(value) > 1 and value[:1] == value[-1:] == b'"' else value
 
 
 def _index(key: bytes, width: int) -> int | None:
@@ -207,9 +220,9 @@ def _cut(value: str, settings: CookieSettings, *, max_age: int | None) -> dict[s
         return {settings.name: whole}
     empty = set_cookie_line(f"{settings.name}.0", "", settings, max_age=max_age)
     room = LONGEST - len(empty)
-    pieces = [value[at : at + room] for at in range(0, len(value), room)]
-    if len(pieces) > MAX_CHUNKS:
+    if len(value) > MAX_CHUNKS * room:  # of a line full of attributes too, where room is negative
         raise CookieTooLarge
+    pieces = [value[at : at + room] for at in range(0, len(value), room)]
     names = [f"{settings.name}.{n}" for n in range(len(pieces))]
     return {
         name: set_cookie_line(name, piece, settings, max_age=max_age)

@@ -7,7 +7,7 @@ Every door is a ``SecurityBase``, so that FastAPI documents the cookie; it takes
 # No ``from __future__ import annotations`` here: FastAPI reads the annotations of a callable
 # object, which has no globals in which a string could be resolved.
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import HTTPException
 from fastapi.openapi.models import APIKey, APIKeyIn
@@ -81,8 +81,10 @@ class UserOrLogin(_Door[U]):
     def _login(self, connection: HTTPConnection) -> str:
         if connection.scope["method"] not in ("GET", "HEAD"):
             return self._auth.login_path  # a form post cannot be repeated by a redirect
-        url = connection.url
-        target = f"{url.path}?{url.query}" if url.query else url.path
+        # The path is decoded in the scope, so it is encoded again; the query never was.
+        query = connection.scope["query_string"].decode("latin-1")
+        target = quote(connection.scope["path"], safe="/:@!$&'()*+,;=~")
+        target = f"{target}?{query}" if query else target
         return f"{self._auth.login_path}?{urlencode({'next': target})}"
 
 

@@ -194,7 +194,7 @@ def _open_attempts(auth: IdealAuth[Any], request: Request) -> list[str]:
 
 def _attempt_cookie(auth: IdealAuth[Any], attempt: _Attempt) -> str:
     name = _attempt_name(auth, attempt.state)
-    data = json.dumps(attempt, separators=(",", ":")).encode()
+    data = json.dumps(attempt, separators=(",", ":"), ensure_ascii=False).encode()
     value = b64encode(auth.ring.seal(data, purpose=_PURPOSE, binding=name.encode()))
     # Lax, whatever the session's own: a Strict cookie is absent when the provider sends back.
     return set_cookie_line(name, value, auth.cookies, max_age=ATTEMPT_SECONDS, samesite="lax")

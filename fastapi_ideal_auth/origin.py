@@ -62,8 +62,9 @@ class CrossOriginGuard:
 def _deciding(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
     said: dict[bytes, list[bytes]] = {b"origin": [], b"sec-fetch-site": [], b"host": []}
     for name, value in headers:
-        if name in said:
-            said[name].append(value)
+        values = said.get(name.lower())  # a server that keeps the case must not disarm the guard
+        if values is not None:
+            values.append(value)
     return said
 
 
@@ -77,7 +78,9 @@ def _checked_origin(origin: object) -> str:
     return normal
 
 
-_ORIGIN: Final = re.compile(r"(https?)://([^\s/?#@:\[\]\\*]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?", re.I)
+# ASCII only: browsers send a name in its xn-- form, and no other spelling would ever match.
+_HOST: Final = r"[^\x00-\x20\x7f-\U0010ffff/?#@:\[\]\\*]+|\[[0-9a-f:.]+\]"
+_ORIGIN: Final = re.compile(rf"(https?)://({_HOST})(?::(\d{{1,5}}))?", re.IGNORECASE | re.ASCII)
 
 
 def _normal(origin: str) -> str | None:
@@ -87,6 +90,8 @@ def _normal(origin: str) -> str | None:
         return None
     scheme, host = match[1].lower(), match[2].lower()
     port = int(match[3]) if match[3] else _DEFAULT_PORTS[scheme]
+    if not 0 < port < 65_536:
+        return None
     return f"{scheme}://{host}:{port}"
 
 
@@ -95,8 +100,8 @@ def _is_host(origin: str, host: str) -> bool:
     match = _ORIGIN.fullmatch(origin)  # "null" is no match
     if match is None:
         return False
-    scheme = match[1].lower()
-    return _normal(origin) == _normal(f"{scheme}://{host}")
+    normal = _normal(f"{match[1]}://{host}")
+    return normal is not None and normal == _normal(origin)
 
 
 # -- where ``next`` may lead ----------------------------------------------------------------------
@@ -104,11 +109,15 @@ def _is_host(origin: str, host: str) -> bool:
 # Browsers drop tabs and newlines inside a URL and take a backslash for a slash (WHATWG URL §4.4).
 _PATH: Final = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f-\x9f\u2028\u2029]*")
 _LONGEST_PATH: Final = 2048
+"""Bytes; it must fit into a cookie while somebody signs in."""
 
 
 def local_path(path: str | None, default: str = "/") -> str:
     """``path`` if it leads to this origin, else ``default``."""
-    if path is None or len(path) > _LONGEST_PATH or not _PATH.fullmatch(path):
+    # Printable: nothing invisible, no space beyond ASCII's, no lone surrogate to fail on later.
+    if path is None or not path.isprintable() or not _PATH.fullmatch(path):
+        return default
+    if len(path.encode()) > _LONGEST_PATH:
         return default
     try:
         parts = urlsplit(path)

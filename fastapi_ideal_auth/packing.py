@@ -40,7 +40,7 @@ def unpack_token(packed: bytes) -> str:
         raise ValueError("no packed token")
     count = packed[0]
     if count == 0:
-        return packed[1:].decode("utf-8", "surrogatepass")
+        return _text(packed[1:])
     segments: list[str] = []
     at = 1
     for _ in range(count):
@@ -53,6 +53,14 @@ def unpack_token(packed: bytes) -> str:
     if at != len(packed):
         raise ValueError("a packed token with a tail")
     return ".".join(segments)
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        pass
+    raise ValueError("a packed token that is not UTF-8")  # the other error holds the token
 
 
 def _varint(number: int) -> bytes:
@@ -71,7 +79,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         byte = data[at]
         number |= (byte & 0x7F) << shift
         at += 1
-        if byte < 0x80:
+        if byte < 0x80 and (byte or not shift):  # one spelling: no zeros on top
             return number, at
         shift += 7
     raise ValueError("a packed token with a broken length")

@@ -20,12 +20,10 @@ import hmac
 import os
 import secrets as _secrets
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, cast
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from .errors import ConfigurationError, InvalidCookie
 
@@ -42,7 +40,6 @@ SHORTEST_SECRET: Final = 32
 # Each message has a key of its own, so the nonce may be constant. Two messages share a key only
 # when their salts collide: a chance of 2**-33 after 2**48 messages under one secret.
 _NONCE: Final = bytes(12)
-_HASH: Final = hashes.SHA512()
 _LABEL: Final = b"fastapi_ideal_auth"
 _SALT_AT: Final = 1 + KEY_ID_BYTES
 _COMMITMENT_AT: Final = _SALT_AT + SALT_BYTES
@@ -58,6 +55,9 @@ class _Key(NamedTuple):
     id: bytes
     prk: bytes
 
+    def __repr__(self) -> str:  # error reporters show local variables
+        return f"<key {self.id.hex()}>"
+
 
 class KeyRing:
     """Secrets, ready to seal and open. Raises `ConfigurationError` for a secret that is none."""
@@ -65,12 +65,7 @@ class KeyRing:
     __slots__ = ("_keys",)
 
     def __init__(self, secret: str | Sequence[str]) -> None:
-        given = [secret] if isinstance(secret, str) else list(secret)
-        if not given:
-            raise ConfigurationError(
-                "secret= is empty: give one made by `python -m fastapi_ideal_auth secret`"
-            )
-        self._keys = [_key(_checked(each)) for each in given]
+        self._keys = [_key(_checked(each)) for each in _given(secret)]
 
     def __repr__(self) -> str:
         return f"<KeyRing of {len(self._keys)}>"
@@ -108,6 +103,22 @@ class KeyRing:
         return None
 
 
+def _given(secret: object) -> Sequence[object]:
+    if isinstance(secret, str):
+        return [secret]
+    # No set: its order differs between workers, and so would the secret that seals.
+    if not isinstance(secret, Sequence) or isinstance(secret, bytes):
+        raise ConfigurationError(
+            f"secret= takes a string or a sequence of strings; this one is "
+            f"{type(secret).__name__}: make one with `python -m fastapi_ideal_auth secret`"
+        )
+    if not secret:
+        raise ConfigurationError(
+            "secret= is empty: give one made by `python -m fastapi_ideal_auth secret`"
+        )
+    return cast("Sequence[object]", secret)
+
+
 def _checked(secret: object) -> str:
     if not isinstance(secret, str):
         raise ConfigurationError(
@@ -128,7 +139,15 @@ def _checked(secret: object) -> str:
 
 def _key(secret: str) -> _Key:
     prk = hmac.digest(_LABEL, secret.encode("utf-8", "surrogatepass"), "sha512")  # HKDF-Extract
-    return _Key(HKDFExpand(_HASH, KEY_ID_BYTES, b"key id").derive(prk), prk)
+    return _Key(_expanded(prk, b"key id")[:KEY_ID_BYTES], prk)
+
+
+def _expanded(prk: bytes, info: bytes) -> bytes:
+    """HKDF-Expand (RFC 5869 §2.3): 64 bytes of SHA-512 output, and what is shorter, are one HMAC.
+
+    As fast as ``HKDFExpand`` of cryptography 50 and four times as fast as that of 42.
+    """
+    return hmac.digest(prk, info + b"\x01", "sha512")
 
 
 def _context(purpose: str, binding: bytes) -> bytes:
@@ -138,14 +157,14 @@ def _context(purpose: str, binding: bytes) -> bytes:
 
 
 def _derived(key: _Key, context: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    # 64 bytes of SHA-512 output are one HMAC. "message" keeps these apart from the key id.
-    okm = HKDFExpand(_HASH, 32 + COMMITMENT_BYTES, b"message" + context + salt).derive(key.prk)
+    okm = _expanded(key.prk, b"message" + context + salt)  # "message": apart from the key id
     return okm[:32], okm[32:]
 
 
 # -- text -----------------------------------------------------------------------------------------
 
-_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
+# What is of the other alphabet, or padding, becomes a character of none and is refused.
+_TO_STANDARD: Final = bytes.maketrans(b"-_+/=", b"+/...")
 _PADDING: Final = (b"", None, b"==", b"=")
 # The last character of a text that is not a multiple of four carries two or four bits too many:
 # they are zero in the one right spelling.
@@ -159,11 +178,11 @@ def b64encode(data: bytes) -> str:
 
 def b64decode(text: str) -> bytes:
     """The inverse, strictly: one spelling a value. Raises ``ValueError`` for any other."""
-    data = text.encode("ascii")
-    rest = len(data) % 4
+    rest = len(text) % 4
     padding, last = _PADDING[rest], _LAST[rest]
-    if padding is None or b"+" in data or b"/" in data or b"=" in data:
+    if padding is None or not text.isascii():  # a UnicodeEncodeError would hold the text
         raise ValueError("not base64url")
+    data = text.encode("ascii")
     if last is not None and data[-1] not in last:
         raise ValueError("not base64url")
     return binascii.a2b_base64(data.translate(_TO_STANDARD) + padding, strict_mode=True)
@@ -200,7 +219,7 @@ class AESGCMSealer:
         ring = self._secrets()
         try:
             sealed = b64decode(text)
-        except ValueError:  # a UnicodeEncodeError and a binascii.Error are ValueErrors
+        except ValueError:
             sealed = b""
         return ring.open(sealed, purpose=purpose, binding=name.encode())
 

@@ -402,6 +402,16 @@ def test_a_page_redirects_to_login_and_back(site: Site) -> None:
     assert site.browser.get("/page").json() == "Ada Lovelace"
 
 
+def test_a_path_that_was_encoded_leads_back_too(site: Site) -> None:
+    @site.app.get("/files/{name}")
+    async def file(name: str, user: Annotated[User, Depends(site.auth.user_or_login)]) -> str:
+        return name
+
+    location = site.browser.get("/files/my%20100%25%3F.txt").headers["location"]
+    back = site.sign_in("?" + urlsplit(location).query).headers["location"]
+    assert site.browser.get(back).json() == "my 100%?.txt"
+
+
 def test_the_redirect_to_login_clears_a_dead_cookie(site: Site) -> None:
     site.sign_in()
     site.clock.advance(10_000_000)

@@ -1,5 +1,7 @@
 """Sealed cookie sessions for FastAPI whose access tokens stay fresh."""
 
+from typing import TYPE_CHECKING, Any
+
 from .auth import IdealAuth
 from .errors import (
     AuthError,
@@ -19,6 +21,18 @@ from .session import Session
 from .stores import MemoryStore, RefreshStore, SQLiteStore
 from .user import SessionUser
 
+if TYPE_CHECKING:
+    from .stores import RedisStore
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name != "RedisStore":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .stores import RedisStore  # an extra, imported when it is asked for
+
+        return RedisStore
+
+
 __all__ = [
     "AESGCMSealer",
     "AuthError",
@@ -32,6 +46,7 @@ __all__ = [
     "ProviderError",
     "ProviderMisconfigured",
     "ProviderUnavailable",
+    "RedisStore",
     "RefreshRejected",
     "RefreshStore",
     "SQLiteStore",

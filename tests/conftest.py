@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fastapi_ideal_auth import MemoryStore, RefreshStore, SQLiteStore
+from fastapi_ideal_auth import MemoryStore, RedisStore, RefreshStore, SQLiteStore
 
+from .processes import redis_server
 from .providers.harness import oidc_server as oidc_server
 from .support import World
 
@@ -25,10 +26,19 @@ def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(state))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    with redis_server() as server:
+        yield f"redis://127.0.0.1:{server.port}/0"
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RefreshStore]:
     if request.param == "memory":
         yield MemoryStore()
+    elif request.param == "redis":
+        # A prefix of its own: the server is everybody's.
+        yield RedisStore(request.getfixturevalue("redis_url"), prefix=f"{tmp_path.name}:")
     else:
         store = SQLiteStore(tmp_path / "refresh.sqlite3")
         yield store

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ CORE = [
     "refresh",
     "record",
 ]
-EDGE = ["stores.base", "stores.memory", "stores.sqlite", "stores", "provider"]
+EDGE = ["stores.base", "stores.memory", "stores.sqlite", "stores.redis", "stores", "provider"]
 SHELL = [
     "rotation",
     "session",
@@ -38,7 +40,17 @@ SHELL = [
     "__init__",
 ]
 ORDER = [*CORE, *EDGE, *SHELL]
-OUTSIDE_CORE = {"httpx", "fastapi", "starlette", "asyncio", "time", "sqlite3", "logging", "ssl"}
+OUTSIDE_CORE = {
+    "httpx",
+    "fastapi",
+    "starlette",
+    "asyncio",
+    "time",
+    "sqlite3",
+    "redis",
+    "logging",
+    "ssl",
+}
 
 
 def path_of(module: str) -> Path:
@@ -103,10 +115,52 @@ def test_the_core_is_pure(module: str) -> None:
 
 def test_only_one_module_sends() -> None:
     assert [m for m in ORDER if "httpx" in imports(m)[1]] == ["provider"]
+    assert [m for m in ORDER if "redis" in imports(m)[1]] == ["stores.redis"]
+
+
+def own_names(body: list[ast.stmt]) -> set[str]:
+    """What these statements import from this package."""
+    own = [node for node in body if isinstance(node, ast.ImportFrom) and node.level > 0]
+    return {alias.name for node in own for alias in node.names}
 
 
 def test_all_is_exact_and_sorted() -> None:
     tree = ast.parse(path_of("__init__").read_text())
-    named = {a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
-    assert set(fastapi_ideal_auth.__all__) == named
+    (lazy,) = (node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(lazy.test) == "TYPE_CHECKING"
+    # The one name that needs an extra: type checkers import it, and `__getattr__` when asked.
+    assert own_names(lazy.body) == {"RedisStore"}
+    assert set(fastapi_ideal_auth.__all__) == own_names(tree.body) | own_names(lazy.body)
     assert sorted(fastapi_ideal_auth.__all__) == fastapi_ideal_auth.__all__
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    for name in fastapi_ideal_auth.__all__:
+        assert getattr(fastapi_ideal_auth, name).__name__ == name
+    with pytest.raises(AttributeError, match="NoSuchStore"):
+        _ = fastapi_ideal_auth.NoSuchStore
+
+
+WITHOUT_REDIS = """
+import sys
+sys.modules["redis"] = None  # what an import finds where it is not installed
+import fastapi_ideal_auth
+try:
+    fastapi_ideal_auth.RedisStore
+except fastapi_ideal_auth.ConfigurationError as error:
+    print(error)
+"""
+
+
+def test_without_the_redis_extra_only_its_store_is_missing() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_REDIS], capture_output=True, text=True, timeout=30
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "pip install 'fastapi_ideal_auth[redis]'" in ran.stdout
+
+
+def test_importing_the_package_does_not_import_redis() -> None:
+    code = "import sys, fastapi_ideal_auth; print('redis' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert ran.stdout == "False\n"

@@ -1,7 +1,34 @@
 """The stores: one protocol, several places to keep it."""
 
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError
 from .base import Applied, RefreshStore
 from .memory import MemoryStore
 from .sqlite import SQLiteStore
 
-__all__ = ["Applied", "MemoryStore", "RefreshStore", "SQLiteStore"]
+if TYPE_CHECKING:
+    from .redis import RedisStore
+else:
+    # Hidden from type checkers: to them a module's `__getattr__` makes every name a good one.
+    def __getattr__(name: str) -> Any:
+        if name != "RedisStore":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _redis_store()
+
+
+__all__ = ["Applied", "MemoryStore", "RedisStore", "RefreshStore", "SQLiteStore"]
+
+
+def _redis_store() -> Any:
+    """Imported when it is asked for: redis-py is an extra, and takes longer than all the rest."""
+    try:
+        from .redis import RedisStore
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "redis":
+            raise
+    else:
+        return RedisStore
+    raise ConfigurationError(
+        "RedisStore needs the redis package: pip install 'fastapi_ideal_auth[redis]'"
+    )

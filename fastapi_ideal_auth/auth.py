@@ -18,16 +18,15 @@ from .errors import (
     ConfigurationError,
     CookieTooLarge,
     InvalidCookie,
-    RefreshRejected,
     StoreUnavailable,
 )
 from .generation import Codec, Generation, Lifetimes, cookie_max_age
 from .middleware import SessionMiddleware
-from .oauth import TokenResponse
-from .openapi import RESPONSES, document
+from .oauth import LONGEST_LIFETIME, TokenResponse
+from .openapi import RESPONSES, attach
 from .origin import CrossOriginGuard
 from .provider import HTTP, OAuth2Provider, Provider
-from .rotation import PROVIDER_TIMEOUT, Rotation, Timing
+from .rotation import LONGEST_PROVIDER_TIMEOUT, PROVIDER_TIMEOUT, Ask, Revoke, Rotation, Timing
 from .seal import AESGCMSealer, KeyRing, Sealer
 from .session import Session
 from .stores import MemoryStore, RefreshStore, SQLiteStore
@@ -148,7 +147,8 @@ class IdealAuth(Generic[U]):
         )
         self.cookie_name = self.cookies.name
         self.scheme_name = cookie_name
-        self.scope_key = f"fastapi_ideal_auth.{self.cookie_name}"
+        # Its own for each object: a mounted app may have a session of the same cookie name.
+        self.scope_key = f"fastapi_ideal_auth.{self.cookie_name}.{id(self):x}"
         self.lifetimes = Lifetimes(
             int(max_age),
             int(remember_max_age),
@@ -207,25 +207,16 @@ class IdealAuth(Generic[U]):
             )
         installed[self.cookie_name] = self
         build: Callable[[], ASGIApp] = app.build_middleware_stack
-        describe: Callable[[], dict[str, Any]] = app.openapi
-        documented: list[dict[str, Any]] = []
 
         # Around the finished stack rather than into it: what is added as a middleware sits inside
         # the handler of unhandled errors, and its 500 would go out without the cookie.
         @functools.wraps(build)
         def build_middleware_stack() -> ASGIApp:
+            attach(app, self.scheme_name)  # again: by now it may have an openapi() of its own
             return SessionMiddleware(build(), self)
 
-        @functools.wraps(describe)
-        def openapi() -> dict[str, Any]:
-            schema = describe()
-            if not documented or documented[0] is not schema:
-                documented[:] = [schema]
-                document(schema, self.scheme_name)
-            return schema
-
         app.__dict__["build_middleware_stack"] = build_middleware_stack
-        app.__dict__["openapi"] = openapi
+        attach(app, self.scheme_name)
 
     @functools.cached_property
     def router(self) -> APIRouter:
@@ -262,8 +253,15 @@ class IdealAuth(Generic[U]):
                 generation = self.codec.unpack(data)
             except InvalidCookie:
                 continue
-            if generation.expires_at > now and (newest is None or generation.gen > newest.gen):
+            # A bare cookie and a cut one may both be there: of two sessions the later sign-in
+            # counts, of one session the newer generation.
+            if generation.expires_at > now and (
+                newest is None
+                or (generation.issued_at, generation.gen) > (newest.issued_at, newest.gen)
+            ):
                 newest = generation
+            if value is not cookies.bare:
+                break  # the longest run that opens is the cut one
         return newest
 
     def cookie_lines(
@@ -318,17 +316,17 @@ def _default_store() -> RefreshStore:
 
 
 def _timeout(provider: object) -> float:
-    timeout = getattr(provider, "timeout", None)
-    return float(timeout) if isinstance(timeout, (int, float)) else PROVIDER_TIMEOUT
+    timeout: object = getattr(provider, "timeout", None)
+    if isinstance(timeout, (int, float)) and 0 < timeout <= LONGEST_PROVIDER_TIMEOUT:
+        return float(timeout)
+    return PROVIDER_TIMEOUT
 
 
-async def _no_provider(refresh_token: str) -> TokenResponse:
-    raise RefreshRejected("there is no provider")
+async def _no_provider(refresh_token: str) -> None:
+    """Nobody asks it: without a provider nothing is refreshed."""
 
 
-def _wired(
-    provider: object, http: HTTP
-) -> tuple[Callable[[str], Awaitable[TokenResponse]], Callable[[str], Awaitable[object]] | None]:
+def _wired(provider: object, http: HTTP) -> tuple[Ask, Revoke | None]:
     """How to refresh and revoke at whatever was given as ``provider=``."""
     if provider is None:
         return _no_provider, None
@@ -337,15 +335,7 @@ def _wired(
     if isinstance(provider, Provider) and not isinstance(provider, type):
         return provider.refresh, getattr(provider, "revoke", None)
     if callable(provider) and not isinstance(provider, type):
-        function = cast(RefreshFunction, provider)
-
-        async def ask(refresh_token: str) -> TokenResponse:
-            response = await function(refresh_token)
-            if response is None:
-                raise RefreshRejected
-            return response
-
-        return ask, None
+        return cast(RefreshFunction, provider), None
     raise ConfigurationError(
         "provider= takes an OAuth2Provider, an object with `async def refresh(refresh_token)`, or "
         f"such a function; got {type(provider).__name__}"
@@ -368,9 +358,11 @@ def _check_options(
         "absolute_max_age": 1 if absolute_max_age is None else absolute_max_age,
     }
     for name, value in seconds.items():
-        if not _number(value) or value < 1:
-            raise ConfigurationError(f"{name} is a number of seconds of at least 1; got {value!r}")
-    if not _number(refresh_buffer) or refresh_buffer < 0:
+        if not _number(value) or not 1 <= value <= LONGEST_LIFETIME:
+            raise ConfigurationError(
+                f"{name} is a number of seconds of at least 1 and at most ten years; got {value!r}"
+            )
+    if not _number(refresh_buffer) or not 0 <= refresh_buffer <= LONGEST_LIFETIME:
         raise ConfigurationError(
             f"refresh_buffer is a number of seconds, 0 or more; got {refresh_buffer!r}"
         )

@@ -14,6 +14,7 @@ from fastapi.openapi.models import APIKey, APIKeyIn
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
+from .origin import local_path
 from .refresh import Gets
 from .session import Session, session_of
 from .user import SessionUser
@@ -26,9 +27,9 @@ U = TypeVar("U", bound=SessionUser)
 # ``scheme_name`` carries what the door may answer into the OpenAPI document, where
 # ``openapi.document`` reads it and puts the real name in its place.
 PROTECTED: Final = ""
-OPTIONAL: Final = " (optional)"
-PAGE: Final = " (page)"
-SESSION: Final = " (session)"
+OPTIONAL: Final = ".optional"
+PAGE: Final = ".page"
+SESSION: Final = ".session"
 
 
 class _Door(SecurityBase, Generic[U]):
@@ -84,7 +85,7 @@ class UserOrLogin(_Door[U]):
         # The path is decoded in the scope, so it is encoded again; the query never was.
         query = connection.scope["query_string"].decode("latin-1")
         target = quote(connection.scope["path"], safe="/:@!$&'()*+,;=~")
-        target = f"{target}?{query}" if query else target
+        target = local_path(f"{target}?{query}" if query else target)
         return f"{self._auth.login_path}?{urlencode({'next': target})}"
 
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
+
 from .errors import ConfigurationError, CookieTooLarge, InvalidCookie
 from .oauth import TokenResponse, kept_refresh_token
 from .packing import pack_token, unpack_token
@@ -21,6 +24,9 @@ from .user import TOKENS, SessionUser
 U = TypeVar("U", bound=SessionUser)
 
 _random_bytes = os.urandom
+
+_LAST: Final = 0xFFFF_FFFF
+"""Unix seconds in 32 bits reach until 2106; a longer ``max_age`` ends there."""
 
 SID_BYTES: Final = 16
 """128 random bits name a session: unguessable, and enough that no two ever meet."""
@@ -66,7 +72,7 @@ def begin(user: U, *, now: float, remember: bool | None, lifetimes: Lifetimes) -
     """The first generation of a new session, with an id nobody has seen (no session fixation)."""
     at = int(now)
     absolute = lifetimes.absolute_max_age
-    deadline = None if absolute is None else at + absolute
+    deadline = None if absolute is None else min(at + absolute, _LAST)
     return Generation(
         sid=_random_bytes(SID_BYTES),
         gen=1,
@@ -109,8 +115,7 @@ def touched(old: Generation[U], *, now: float, lifetimes: Lifetimes) -> Generati
 
 
 def _end(at: int, remember: bool | None, deadline: int | None, lifetimes: Lifetimes) -> int:
-    end = at + lifetimes.of(remember)
-    return end if deadline is None else min(end, deadline)
+    return min(at + lifetimes.of(remember), _LAST if deadline is None else deadline)
 
 
 def cookie_max_age(generation: Generation[Any], *, now: float) -> int | None:
@@ -210,7 +215,7 @@ class Codec(Generic[U]):
                 by_name=True,
             )
             remember = _REMEMBERED[flags & _REMEMBER_MASK]
-        except (struct.error, ValueError, KeyError):  # a ValidationError is a ValueError
+        except Exception:  # whatever a validator of the model's raises: the session is not readable
             return None
         return Generation(
             sid, gen, user, issued_at, expires_at, deadline or None, remember, token_at
@@ -227,24 +232,42 @@ class Codec(Generic[U]):
                 f"login() takes a {self.model.__name__}, the model IdealAuth was given; "
                 f"got {type(user).__name__}"
             )
-        back = self._unpacked(self.pack(_PROBE._replace(user=user)))
-        if back is None:
+        changed = self._changed(user)
+        if changed is None:
             raise ConfigurationError(
                 f"this {self.model.__name__} cannot be read back from its stored JSON: a field's "
                 f"value, serializer or validator does not round-trip"
             )
-        changed = [
-            name
-            for name, field in self.model.model_fields.items()
-            if (name in TOKENS or not field.exclude)
-            and not _same(getattr(user, name), getattr(back.user, name))
-        ]
         if changed:
             raise ConfigurationError(
                 f"{self.model.__name__} comes back changed from its stored JSON in: "
                 f"{', '.join(changed)}; give such a field a serializer that round-trips, or "
                 f"exclude=True and a default if it need not be stored"
             )
+
+    def _changed(self, user: U) -> list[str] | None:
+        """The fields that would not come back as they are; ``None``: some, and no telling which."""
+        names = [
+            name
+            for name, field in self.model.model_fields.items()
+            if name in TOKENS or not field.exclude
+        ]
+        try:
+            back = self._unpacked(self.pack(_PROBE._replace(user=user)))
+        except PydanticSerializationError:
+            back = None
+        if back is None:
+            unwritable = [name for name in names if not _is_writable(user, name)]
+            return unwritable or self._unreadable(user) or None
+        return [name for name in names if not _same(getattr(user, name), getattr(back.user, name))]
+
+    def _unreadable(self, user: U) -> list[str]:
+        try:
+            self._parse(b'{"access_token":"",' + _dump(user)[1:], by_alias=False, by_name=True)
+        except ValidationError as error:
+            refused = error.errors(include_url=False, include_context=False, include_input=False)
+            return list(dict.fromkeys(str(each["loc"][0]) for each in refused if each["loc"]))
+        return []
 
     def sizes(self, generation: Generation[U]) -> dict[str, int]:
         """Bytes each field takes before sealing, the largest first."""
@@ -261,6 +284,14 @@ class Codec(Generic[U]):
 def _dump(user: SessionUser) -> bytes:
     # By name, and read by name: aliases are for the outside. round_trip leaves computed fields out.
     return user.model_dump_json(by_alias=False, round_trip=True, warnings=False).encode()
+
+
+def _is_writable(user: SessionUser, name: str) -> bool:
+    try:
+        user.model_dump_json(include={name}, by_alias=False, round_trip=True, warnings=False)
+    except PydanticSerializationError:
+        return False
+    return True
 
 
 def _json(token: str | None) -> str:

@@ -31,7 +31,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -185,6 +185,30 @@ class TokenResponse:
 def kept_refresh_token(old: str | None, response: TokenResponse) -> str | None:
     """The refresh token to hold after ``response``: its own, else the old one (RFC 6749 §6)."""
     return response.refresh_token or old
+
+
+def _is_text(token: object) -> bool:
+    return token is None or isinstance(token, str)
+
+
+def checked_response(response: object) -> TokenResponse:
+    """What a provider of the application's answered, as a `TokenResponse` that can be kept.
+
+    ``None`` raises `RefreshRejected`; what is no token response `ProviderMisconfigured`.
+    """
+    if response is None:
+        raise RefreshRejected
+    if not isinstance(response, TokenResponse):
+        raise ProviderMisconfigured(
+            f"the provider's refresh() returned {type(response).__name__}: it returns a "
+            f"TokenResponse, or None for a dead grant"
+        )
+    held = (response.access_token, response.refresh_token, response.id_token)
+    if not held[0] or not all(map(_is_text, held)):
+        raise ProviderMisconfigured(
+            "the provider's refresh() returned a TokenResponse whose tokens are no strings"
+        )
+    return replace(response, expires_in=_seconds(response.expires_in))
 
 
 # -- requests -------------------------------------------------------------------------------------

@@ -3,7 +3,12 @@ a router, an app or a sub-dependency counts as one on the route."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, Final
+
+from fastapi import FastAPI
+from starlette.routing import Mount
 
 from .dependencies import OPTIONAL, PAGE, PROTECTED, SESSION
 
@@ -37,6 +42,38 @@ _ANSWERS: Final = {
     SESSION: (403, 503),
 }
 _METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+
+
+def attach(app: FastAPI, name: str) -> None:
+    """Wrap ``app.openapi``, and that of the apps mounted in it, once."""
+    for each in (app, *_mounted(app)):
+        describe = each.openapi
+        if name in getattr(describe, "documents", ()):
+            continue
+        each.__dict__["openapi"] = _documenting(describe, name)
+
+
+def _mounted(app: FastAPI) -> Iterator[FastAPI]:
+    for route in app.routes:
+        inner = getattr(route, "app", None)
+        if isinstance(route, Mount) and isinstance(inner, FastAPI):
+            yield inner
+            yield from _mounted(inner)
+
+
+def _documenting(describe: Callable[[], dict[str, Any]], name: str) -> Callable[[], dict[str, Any]]:
+    documented: list[dict[str, Any]] = []
+
+    @functools.wraps(describe)
+    def openapi() -> dict[str, Any]:
+        schema = describe()
+        if not documented or documented[0] is not schema:
+            documented[:] = [schema]
+            document(schema, name)
+        return schema
+
+    openapi.__dict__["documents"] = (name, *getattr(describe, "documents", ()))
+    return openapi
 
 
 def document(schema: dict[str, Any], name: str) -> None:

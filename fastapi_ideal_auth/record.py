@@ -12,11 +12,18 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 GRACE: Final = 60.0
 """Seconds for which a request that was under way when a newer generation was first presented may
 still arrive with an older one. Longer than any sane hold-up of a request on its way."""
+
+
+LONGEST_LEASE: Final = 900.0
+LONGEST_COOL_OFF: Final = 300.0
+"""Seconds. What ends later than these from now was written by a clock that has been set back since,
+and is not waited for. A ``Retry-After`` is honoured up to the second: an hour of it would be an
+hour of 503s."""
 
 
 def key_of(sid: bytes) -> str:
@@ -68,11 +75,40 @@ class Record:
     def from_bytes(cls, data: bytes) -> Record:
         """Raises ``ValueError`` for bytes that are no record."""
         head, newline, sealed = data.partition(b"\n")
-        values: list[Any] = json.loads(head)
-        if not newline or len(values) != 10:
+        try:
+            values: list[Any] = json.loads(head)
+        except RecursionError:
+            values = []
+        if not newline or not _is_head(values):
             raise ValueError("not a record")
         values[2] = sealed if values[2] else None
         return cls(*values)
+
+
+_NUMBER: Final = (int, float)
+_KINDS: Final = (
+    (int,),
+    (int,),
+    (bool,),
+    (str, type(None)),
+    _NUMBER,
+    (int, type(None)),
+    (bool,),
+    _NUMBER,
+    (int,),
+    _NUMBER,
+)
+
+
+def _is_head(values: object) -> bool:
+    if not isinstance(values, list):
+        return False
+    found = cast("list[object]", values)
+    return len(found) == len(_KINDS) and all(map(_is_of, found, _KINDS))
+
+
+def _is_of(value: object, kinds: tuple[type, ...]) -> bool:
+    return type(value) in kinds  # isinstance would take True for an int
 
 
 Change = Callable[[Record | None], Record | None]
@@ -127,9 +163,9 @@ def says(
         return Says.REJECTED
     if record.lease == owner:
         return Says.YOURS
-    if record.lease is not None and record.lease_until > now:
+    if record.lease is not None and now < record.lease_until <= now + LONGEST_LEASE:
         return Says.WAIT
-    return Says.LATER if record.retry_at > now else Says.YOURS
+    return Says.LATER if now < record.retry_at <= now + LONGEST_COOL_OFF else Says.YOURS
 
 
 # -- how it changes -------------------------------------------------------------------------------
@@ -204,7 +240,9 @@ def rejected(record: Record | None, *, owner: str, gen: int, expires_at: int) ->
     if base.ended or base.gen > gen:
         return _unleased(base, owner)
     return replace(
-        _unleased(base, owner), rejected=gen, expires_at=max(base.expires_at, expires_at)
+        _unleased(base, owner),
+        rejected=max(gen, base.rejected or 0),  # a leader that comes late knows of an older one
+        expires_at=max(base.expires_at, expires_at),
     )
 
 

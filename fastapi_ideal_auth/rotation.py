@@ -16,10 +16,11 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
 from . import record as rec
 from .errors import (
+    CookieTooLarge,
     InvalidCookie,
     ProviderError,
     ProviderMisconfigured,
@@ -28,8 +29,8 @@ from .errors import (
     StoreUnavailable,
 )
 from .generation import Codec, Generation, Lifetimes, label, renewed
-from .oauth import TokenResponse
-from .record import Change, Record, Says, key_of
+from .oauth import TokenResponse, checked_response
+from .record import LONGEST_COOL_OFF, Change, Record, Says, key_of
 from .refresh import Answer, Token, freshness
 from .seal import KeyRing
 from .stores import Applied, MemoryStore, RefreshStore
@@ -43,20 +44,24 @@ COOL_OFF: Final = 5.0
 """Seconds in which nobody asks again after a failure."""
 COOL_OFF_MISCONFIGURED: Final = 30.0
 """The same where only an operator can help."""
-LONGEST_COOL_OFF: Final = 300.0
-"""A ``Retry-After`` is honoured up to here: an hour of it would be an hour of 503s."""
 PROMPT: Final = 3.0
 """Seconds a request waits for a flight while its present token is still good."""
 MARGIN: Final = 20.0
 """Seconds by which the lease outlasts both tries: for the publish, and for a stalled process."""
 PUBLISH_PATIENCE: Final = 1.0
 """Seconds callers wait for a publish that fails; it goes on being retried without them."""
+END_PATIENCE: Final = 5.0
+"""Seconds a sign-out waits for store and provider; it goes on without the browser."""
+STORE_TIMEOUT: Final = 5.0
+"""Seconds after which a store that does not answer counts as down. Ours give up sooner."""
 PROVIDER_TIMEOUT: Final = 10.0
 """Seconds one try may take, for a provider that does not say (``provider.timeout``)."""
+LONGEST_PROVIDER_TIMEOUT: Final = 300.0
+"""The same at most: a lease of twice that is as long as a record can hold one."""
 REMEMBERED: Final = 4096
 """Sessions of which this process remembers the last refresh. A hint: forgetting costs one read."""
 
-Ask = Callable[[str], Awaitable[TokenResponse]]
+Ask = Callable[[str], Awaitable[object]]
 Revoke = Callable[[str], Awaitable[object]]
 
 
@@ -107,6 +112,17 @@ class Wanted(NamedTuple, Generic[U]):
     """Whether it is to be judged as a replay: once a request, as it arrives."""
 
 
+class _Asking(TypedDict):
+    """What a record is read for; see `record.says`."""
+
+    gen: int
+    presented: int
+    owner: str
+    at: float
+    now: float
+    strict: bool
+
+
 @dataclass(slots=True)
 class _Flight(Generic[U]):
     task: asyncio.Task[Result[U]]
@@ -140,9 +156,10 @@ class Rotation(Generic[U]):
         self._strict = strict
         self._flights: dict[tuple[bytes, int, bool], _Flight[U]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        # Hints about sessions this process refreshed, ended or failed to refresh lately.
-        self._newest: OrderedDict[bytes, Generation[U] | None] = OrderedDict()
-        self._quiet: OrderedDict[bytes, Result[U]] = OrderedDict()
+        # Hints about sessions this process refreshed or saw ended lately. An ended one never comes
+        # back, so whatever lands later finds it here.
+        self._newest: OrderedDict[bytes, Generation[U]] = OrderedDict()
+        self._ended: OrderedDict[bytes, None] = OrderedDict()
         self._acknowledged: OrderedDict[tuple[bytes, int], None] = OrderedDict()
         # Generations whose publish the store has not taken yet.
         self._unpublished: dict[bytes, Generation[U]] = {}
@@ -156,13 +173,11 @@ class Rotation(Generic[U]):
         Cancelling the caller leaves the flight alone.
         """
         sid = wanted.generation.sid
+        if sid in self._ended:
+            return Result(Answer.KNOWN_DEAD)
         unpublished = self._unpublished.get(sid)
         if unpublished is not None and unpublished.gen > wanted.generation.gen:
             return Result(Answer.TOKENS, unpublished)
-        if token is Token.DUE:
-            quiet = self._quiet.get(sid)
-            if quiet is not None and quiet.retry_at > self._timing.clock():
-                return quiet
         flight, began = self._joined(wanted)
         loop = asyncio.get_running_loop()
         if token is Token.DUE:
@@ -172,15 +187,12 @@ class Rotation(Generic[U]):
         else:
             deadline = loop.time() + self._timing.patience
         await asyncio.wait((flight.task,), timeout=max(0.0, deadline - loop.time()))
-        if not flight.task.done():
-            return Result(Answer.UNAVAILABLE, retry_at=self._timing.clock() + 1)
-        if flight.task.cancelled():
+        if not flight.task.done() or flight.task.cancelled():
             return Result(Answer.UNAVAILABLE, retry_at=self._timing.clock() + 1)
         result = flight.task.result()
         if result.answer is Answer.REJECTED and not began:
-            return result._replace(
-                answer=Answer.KNOWN_DEAD
-            )  # one request clears, the one that asked
+            # One request clears the cookie: the one that asked.
+            return result._replace(answer=Answer.KNOWN_DEAD)
         return result
 
     def _joined(self, wanted: Wanted[U]) -> tuple[_Flight[U], bool]:
@@ -191,34 +203,29 @@ class Rotation(Generic[U]):
             return flight, False
         flight = _Flight(self._spawn(self._fly(wanted)), loop.time())
         self._flights[key] = flight
-        flight.task.add_done_callback(partial(self._landed, key, flight))
-        return flight, True
 
-    def _landed(
-        self, key: tuple[bytes, int, bool], flight: _Flight[U], task: asyncio.Task[Result[U]]
-    ) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
-        if not task.cancelled() and task.result().answer in _FAILURES:
-            self._hint(self._quiet, key[0], task.result())
+        def landed(_: object) -> None:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+
+        flight.task.add_done_callback(landed)
+        return flight, True
 
     def known(self, generation: Generation[U]) -> Generation[U] | None:
         """The newest generation this process knows of; ``None`` when it knows the session ended."""
-        newest = self._newest.get(generation.sid, generation)
+        if generation.sid in self._ended:
+            return None
+        newest = self._newest.get(generation.sid)
         if newest is None or newest.gen <= generation.gen:
-            return newest and generation
+            return generation
         return newest._replace(expires_at=max(newest.expires_at, generation.expires_at))
 
     async def newest(self, generation: Generation[U]) -> Generation[U] | None:
         """The same after a look into the store. Raises `StoreUnavailable`."""
-        applied = await self._apply(generation.sid, _unchanged)
-        if applied.after is None:
+        _, after = await self._change(generation.sid, _unchanged)
+        if after is None:
             return self.known(generation)
-        if applied.after.ended:
-            return None
-        if applied.after.gen <= generation.gen:
-            return generation
-        return self._opened(applied.after, generation) or generation
+        return self._newer_of(after, generation)
 
     async def acknowledge(self, generation: Generation[U], *, at: float) -> None:
         """Strict detection: write down, once, that a fresh newest generation was presented."""
@@ -227,35 +234,60 @@ class Rotation(Generic[U]):
             return
         try:
             change = partial(rec.acknowledged, gen=generation.gen, at=at)
-            await self._apply(generation.sid, change)
+            _, after = await self._change(generation.sid, change)
         except StoreUnavailable:
             return  # the next presentation tries again
-        self._hint(self._acknowledged, key, None)
+        # Without a record there was no refresh, and so nothing older than the first to look for.
+        # With one that lags behind, the publish is still on its way: look again next time.
+        done = generation.gen == 1 if after is None else after.ended or after.gen >= generation.gen
+        if done:
+            _hint(self._acknowledged, key, None)
 
-    async def extended(self, generation: Generation[U]) -> Generation[U]:
-        """Keep the record of a touched session as long as the session; answers the newest."""
+    async def extended(self, generation: Generation[U]) -> Generation[U] | None:
+        """Keep the record of a touched session as long as the session; answers the newest
+        generation, ``None`` for a session that has ended."""
         change = partial(rec.extended, expires_at=generation.expires_at)
         try:
-            _, after = await self._apply(generation.sid, change)
+            _, after = await self._change(generation.sid, change)
         except StoreUnavailable as error:
             self._store_is_down(error)
+            return self.known(generation)
+        if after is None:
+            return self.known(generation)
+        return self._newer_of(after, generation)
+
+    def _newer_of(self, record: Record, generation: Generation[U]) -> Generation[U] | None:
+        if record.ended or generation.sid in self._ended:
+            self._has_ended(generation.sid)
+            return None
+        if record.gen <= generation.gen:
             return generation
-        if after is None or after.gen <= generation.gen:
-            return generation
-        return self._opened(after, generation) or generation
+        return self._opened(record, generation) or generation
 
     async def end(self, generation: Generation[U], *, revoke: bool) -> None:
-        """Write the tombstone, then revoke the newest refresh token; both bounded, best effort."""
-        newest: Generation[U] | None = generation
-        self._hint(self._newest, generation.sid, None)
+        """Write the tombstone, then revoke the newest refresh token.
+
+        Best effort, and a task of its own: a client that goes away, a store or a provider that
+        hangs does not undo it, and nobody waits longer than `END_PATIENCE` seconds for it.
+        """
+        self._has_ended(generation.sid)  # first, so that no refresh that lands now is handed out
+        await asyncio.wait((self._spawn(self._end(generation, revoke)),), timeout=END_PATIENCE)
+
+    async def _end(self, generation: Generation[U], revoke: bool) -> None:
+        newest: Generation[U] | None = None
         try:
-            applied = await self._apply(generation.sid, self._tombstone(generation))
-            if applied.before is not None and applied.before.gen > generation.gen:
-                newest = self._opened(applied.before, generation)
+            before, _ = await self._change(generation.sid, self._tombstone(generation))
+            if before is not None and before.gen > generation.gen:
+                newest = self._opened(before, generation)
         except StoreUnavailable as error:
             self._store_is_down(error)
         if revoke:
             await self._revoked((newest or generation).user.refresh_token)
+
+    def _has_ended(self, sid: bytes) -> None:
+        _hint(self._ended, sid, None)
+        self._newest.pop(sid, None)
+        self._unpublished.pop(sid, None)
 
     async def aclose(self) -> None:
         """Let what is under way land: a rotated token that nobody kept would be a sign-out."""
@@ -268,70 +300,76 @@ class Rotation(Generic[U]):
 
     async def _fly(self, wanted: Wanted[U]) -> Result[U]:
         owner = secrets.token_hex(8)
+        retry_at = self._timing.clock() + COOL_OFF
         try:
             return await self._flight(wanted, owner, self.store)
         except StoreUnavailable as error:
             self._store_is_down(error)
+        except Exception as error:
+            # A flight has no caller of its own to raise to; its waiters get an answer.
+            _log_without_values("a refresh failed", error)
+            return Result(Answer.UNAVAILABLE, retry_at=retry_at)
         if self._fallback is None:
-            return Result(Answer.UNAVAILABLE, retry_at=self._timing.clock() + COOL_OFF)
+            return Result(Answer.UNAVAILABLE, retry_at=retry_at)
         return await self._flight(wanted, owner, self._fallback)
 
     async def _flight(self, wanted: Wanted[U], owner: str, store: RefreshStore) -> Result[U]:
         base = wanted.generation
-        key = key_of(base.sid)
         waited, judge = False, wanted.judge
         while True:
             now = self._timing.clock()
             until = now + self._timing.lease
-            lease = partial(
-                rec.leased,
+            asking = _Asking(
                 gen=base.gen,
                 presented=wanted.presented,
                 owner=owner,
                 at=wanted.at,
                 now=now,
-                until=until,
-                expires_at=base.expires_at,
                 strict=self._strict and wanted.judge,
             )
-            before, after = await store.apply(key, lease, now=now)
+            lease = partial(rec.leased, **asking, until=until, expires_at=base.expires_at)
+            before, after = await self._change(base.sid, lease, store)
             assert after is not None  # a lease is a record
-            meaning = rec.says(
-                after,
-                gen=base.gen,
-                presented=wanted.presented,
-                owner=owner,
-                at=wanted.at,
-                now=now,
-                strict=self._strict and wanted.judge,
-            )
+            meaning = rec.says(after, **asking)
             if meaning is Says.WAIT:
                 waited = True
-                await store.wait(key, timeout=max(0.0, after.lease_until - now))
+                await store.wait(key_of(base.sid), timeout=max(0.0, after.lease_until - now))
                 continue
             if judge:
                 self._watch_for_replay(before, wanted)
                 judge = False
             match meaning:
                 case Says.YOURS:
+                    held = await self._held_in_fallback(base, store)
+                    if held is not None:
+                        return await self._publish(base, held, owner, store)
                     return await self._lead(base, owner, until, store)
                 case Says.NEWER:
                     newest = self._opened(after, base)
                     if newest is None:
                         return Result(Answer.KNOWN_DEAD)
-                    self._hint(self._newest, newest.sid, newest)
+                    self._remember(newest)
                     if waited or self._timing.token(newest) is Token.FRESH:
                         return Result(Answer.TOKENS, newest)
                     base = newest
                 case Says.ENDED | Says.REJECTED:
                     if meaning is Says.ENDED:
-                        self._hint(self._newest, base.sid, None)
+                        self._has_ended(base.sid)
                     return Result(Answer.KNOWN_DEAD)
                 case Says.LATER:
                     return Result(Answer.UNAVAILABLE, retry_at=after.retry_at)
                 case Says.REPLAYED:
                     await self._end_replayed(after, base)
                     return Result(Answer.REPLAYED)
+
+    async def _held_in_fallback(
+        self, base: Generation[U], store: RefreshStore
+    ) -> Generation[U] | None:
+        """What this process refreshed on its own while the store was down (``"open"``)."""
+        if self._fallback is None or store is self._fallback:
+            return None
+        _, held = await self._change(base.sid, _unchanged, self._fallback)
+        return None if held is None or held.gen <= base.gen else self._opened(held, base)
 
     async def _lead(
         self, base: Generation[U], owner: str, until: float, store: RefreshStore
@@ -344,45 +382,57 @@ class Rotation(Generic[U]):
                 break  # the lease would lapse with the request on its way
             try:
                 response = await self._asked(base)
+                newer = self._renewed(base, response, asked_at)
             except ProviderError as error:
-                failure = _without_trace(error)
+                failure = error.with_traceback(None)  # its frames hold the refresh token
                 in_doubt = isinstance(error, ProviderUnavailable) and error.in_doubt
                 if in_doubt and attempt == 1:
                     continue
                 break
             else:
-                newer = renewed(base, response, now=asked_at, lifetimes=self._lifetimes)
                 return await self._publish(base, newer, owner, store)
         return await self._failed(base, failure, owner, store)
 
     async def _asked(self, base: Generation[U]) -> TokenResponse:
         assert base.user.refresh_token is not None  # the caller looked
-        where: str
         try:
             async with asyncio.timeout(self._timing.provider_timeout + 1):
-                return await self._ask(base.user.refresh_token)
+                return checked_response(await self._ask(base.user.refresh_token))
         except ProviderError:
             raise
         except Exception as error:  # a provider of the application's: anything may come out of it
-            # The text of a foreign error may hold the token, so only its type and place are told.
-            where = "".join(traceback.format_tb(error.__traceback__, -2))
+            _log_without_values("the provider's refresh() failed", error)
             kind = type(error).__name__
-        log.error("the provider's refresh raised %s; treated as unavailable\n%s", kind, where)
         raise ProviderUnavailable(f"the provider raised {kind}", in_doubt=True)
+
+    def _renewed(
+        self, base: Generation[U], response: TokenResponse, asked_at: float
+    ) -> Generation[U]:
+        """The next generation, seen to open again: what cannot be read back is no session."""
+        newer = renewed(base, response, now=asked_at, lifetimes=self._lifetimes)
+        try:
+            self._codec.unpack(self._codec.pack(newer))
+        except (CookieTooLarge, InvalidCookie):
+            pass
+        else:
+            return newer
+        raise ProviderMisconfigured("the provider's tokens do not fit into a session")
 
     async def _publish(
         self, base: Generation[U], newer: Generation[U], owner: str, store: RefreshStore
     ) -> Result[U]:
         """Make the new generation known before anybody gets it; go on for as long as it takes."""
         task = self._spawn(self._published(base, newer, owner, store))
-        done, _ = await asyncio.wait((task,), timeout=PUBLISH_PATIENCE)
-        if done and not task.cancelled():
+        await asyncio.wait((task,), timeout=PUBLISH_PATIENCE)
+        if task.done() and not task.cancelled():
             result: Result[U] = task.result()
             return result
+        if newer.sid in self._ended:
+            return Result(Answer.KNOWN_DEAD)
         # The browser's cookie can carry it meanwhile; the store gets it when it is back.
         self._unpublished[newer.sid] = newer
         task.add_done_callback(lambda _: self._unpublished.pop(newer.sid, None))
-        self._hint(self._newest, newer.sid, newer)
+        self._remember(newer)
         return Result(Answer.TOKENS, newer)
 
     async def _published(
@@ -399,7 +449,7 @@ class Rotation(Generic[U]):
         pause = 0.02
         while True:
             try:
-                _, after = await store.apply(key_of(base.sid), change, now=self._timing.clock())
+                _, after = await self._change(base.sid, change, store)
                 break
             except StoreUnavailable as error:
                 self._store_is_down(error)
@@ -408,15 +458,14 @@ class Rotation(Generic[U]):
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)
         assert after is not None
-        if after.ended:
+        if after.ended or base.sid in self._ended:
             # Signed out while the request was on its way: nobody may have these.
-            self._hint(self._newest, base.sid, None)
+            self._has_ended(base.sid)
             await self._revoked(newer.user.refresh_token)
             return Result(Answer.KNOWN_DEAD)
         if after.sealed != sealed:  # our lease had lapsed and another was quicker
             newer = self._opened(after, base) or newer
-        self._hint(self._newest, newer.sid, newer)
-        self._quiet.pop(newer.sid, None)
+        self._remember(newer)
         log.debug("session %s refreshed to generation %d", label(newer.sid), newer.gen)
         return Result(Answer.TOKENS, newer)
 
@@ -434,18 +483,15 @@ class Rotation(Generic[U]):
                 result: Result[U] = Result(
                     Answer.MISCONFIGURED, retry_at=now + COOL_OFF_MISCONFIGURED
                 )
-            case ProviderUnavailable(retry_after=float() | int() as pause):
-                result = Result(
-                    Answer.UNAVAILABLE,
-                    retry_at=now + min(max(pause, COOL_OFF), LONGEST_COOL_OFF),
-                )
+            case ProviderUnavailable(retry_after=float() | int() as pause) if pause > COOL_OFF:
+                result = Result(Answer.UNAVAILABLE, retry_at=now + min(pause, LONGEST_COOL_OFF))
             case _:
                 result = Result(Answer.UNAVAILABLE, retry_at=now + COOL_OFF)
         if result.answer is Answer.UNAVAILABLE:
             log.warning("session %s was not refreshed: %s", label(base.sid), _told(failure, base))
-        give_back = partial(rec.released, owner=owner, retry_at=result.retry_at)
         try:
-            await store.apply(key_of(base.sid), give_back, now=now)
+            give_back = partial(rec.released, owner=owner, retry_at=result.retry_at)
+            await self._change(base.sid, give_back, store)
         except StoreUnavailable as error:
             self._store_is_down(error)  # the lease lapses by itself
         return result
@@ -455,9 +501,10 @@ class Rotation(Generic[U]):
         change = partial(
             rec.rejected, owner=owner, gen=base.gen, expires_at=self._tombstone_until(base)
         )
-        _, after = await store.apply(key_of(base.sid), change, now=self._timing.clock())
+        _, after = await self._change(base.sid, change, store)
         assert after is not None
         if after.ended:
+            self._has_ended(base.sid)
             return Result(Answer.KNOWN_DEAD)
         if after.gen > base.gen:
             newest = self._opened(after, base)
@@ -491,14 +538,31 @@ class Rotation(Generic[U]):
         expires_at = generation.user.expires_at
         return expires_at is not None and expires_at <= self._timing.clock()
 
-    async def _apply(self, sid: bytes, change: Change) -> Applied:
-        key, now = key_of(sid), self._timing.clock()
-        if self._fallback is not None:
-            try:
-                return await self.store.apply(key, change, now=now)
-            except StoreUnavailable:
-                return await self._fallback.apply(key, change, now=now)
-        return await self.store.apply(key, change, now=now)
+    async def _change(
+        self, sid: bytes, change: Change, store: RefreshStore | None = None
+    ) -> Applied:
+        """Change a session's record. Raises `StoreUnavailable` for whatever goes wrong there, a
+        store that hangs included: of a store of the application's anything may come."""
+        if store is None:
+            return await self._change_anywhere(sid, change)
+        now = self._timing.clock()
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT):
+                return await store.apply(key_of(sid), change, now=now)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # its text may hold anything
+            failed = type(error).__name__
+        raise StoreUnavailable(f"the refresh store failed ({failed})")
+
+    async def _change_anywhere(self, sid: bytes, change: Change) -> Applied:
+        if self._fallback is None:
+            return await self._change(sid, change, self.store)
+        held = await self._change(sid, change, self._fallback)
+        try:
+            return await self._change(sid, change, self.store)
+        except StoreUnavailable:
+            return held
 
     def _sealed(self, generation: Generation[U]) -> bytes:
         data = self._codec.pack(generation)
@@ -544,11 +608,9 @@ class Rotation(Generic[U]):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _hint(self, hints: OrderedDict[Any, Any], key: object, value: object) -> None:
-        hints[key] = value
-        hints.move_to_end(key)
-        if len(hints) > REMEMBERED:
-            hints.popitem(last=False)
+    def _remember(self, newest: Generation[U]) -> None:
+        if newest.sid not in self._ended:
+            _hint(self._newest, newest.sid, newest)
 
     def _complain(self, error: str, now: float) -> None:
         if now >= self._complained_until:
@@ -557,9 +619,6 @@ class Rotation(Generic[U]):
 
     def _store_is_down(self, error: StoreUnavailable) -> None:
         log.warning("%s", error)
-
-
-_FAILURES: Final = (Answer.UNAVAILABLE, Answer.MISCONFIGURED)
 
 
 def _unchanged(record: Record | None) -> Record | None:
@@ -572,6 +631,14 @@ def _told(error: ProviderError | None, base: Generation[Any]) -> str:
     return type(error).__name__ if (base.user.refresh_token or "\0") in text else text
 
 
-def _without_trace(error: ProviderError) -> ProviderError:
-    """Frames of a traceback hold the refresh token; only the judgement is kept."""
-    return error.with_traceback(None)
+def _log_without_values(what: str, error: Exception) -> None:
+    """A foreign error's text may hold the token, so only its type and place are told."""
+    where = "".join(traceback.format_tb(error.__traceback__, -2))
+    log.error("%s (%s); treated as unavailable\n%s", what, type(error).__name__, where)
+
+
+def _hint(hints: OrderedDict[Any, Any], key: object, value: object) -> None:
+    hints[key] = value
+    hints.move_to_end(key)
+    if len(hints) > REMEMBERED:
+        hints.popitem(last=False)

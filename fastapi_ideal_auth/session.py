@@ -42,10 +42,14 @@ class _Verdict(NamedTuple):
 
 
 class _Write(NamedTuple, Generic[U]):
-    """What the response shall do to the cookie: set a generation, or (``None``) clear it."""
+    """What the response shall do to the cookie."""
 
     generation: Generation[U] | None
+    """What to set, or the rejected one to clear; ``None``: clear whatever there is."""
     at: float
+    begun: bool = False
+    """A sign-in of this request: nobody else knows of it yet."""
+    clears: bool = False
 
 
 class Session(Generic[U]):
@@ -60,7 +64,9 @@ class Session(Generic[U]):
         "_checked",
         "_cookies",
         "_denial",
+        "_epoch",
         "_generation",
+        "_kept",
         "_presented",
         "_read",
         "_started",
@@ -72,11 +78,17 @@ class Session(Generic[U]):
         self._auth = auth
         self._cookies = cookies
         self._denial = denial
-        self._at = 0.0
+        self._at = (
+            auth.clock()
+        )  # as it arrives: the body may take its time before a dependency runs
         self._read = False
         self._checked = False
         self._started = False
+        self._epoch = 0
+        # What the routes see; and, once it is not the cookie's any more, the same untouched by
+        # them: others get it too, and it goes into cookies and records.
         self._generation: Generation[U] | None = None
+        self._kept: Generation[U] | None = None
         self._presented = 0
         self._verdict: _Verdict | None = None
         self._write: _Write[U] | None = None
@@ -127,15 +139,17 @@ class Session(Generic[U]):
             )
         auth.codec.check(user)
         now = auth.clock()
-        generation = begin(user, now=now, remember=remember, lifetimes=auth.lifetimes)
+        generation = begin(
+            user.model_copy(deep=True), now=now, remember=remember, lifetimes=auth.lifetimes
+        )
         auth.cookie_lines(generation, self._cookies, now=now)  # refuse what is too large here
-        self._open()
-        old = self._generation
+        old = self._pristine()
         if old is not None:
             await auth.rotation.end(old, revoke=False)
-        self._generation, self._presented = generation, generation.gen
+        self._become(generation, user)
+        self._presented = generation.gen
         self._verdict = _Verdict(Gets.USER, now)
-        self._write = _Write(generation, now)
+        self._write = _Write(generation, now, begun=True)
 
     async def logout(self, revoke: bool = True) -> None:
         """End the session everywhere: tombstone, cookie cleared, refresh token revoked.
@@ -143,10 +157,9 @@ class Session(Generic[U]):
         Bounded and best effort towards store and provider: this browser is signed out even if
         neither answers. ``revoke=False`` leaves the refresh token alive at the provider.
         """
-        self._open()
-        old = self._generation
+        old = self._pristine()
         now = self._auth.clock()
-        self._generation = None
+        self._become(None, None)
         self._verdict = _Verdict(SIGNED_OUT.gets, now)
         self._write = _Write(None, now)
         if old is not None:
@@ -158,15 +171,23 @@ class Session(Generic[U]):
         Sign-in time, remember mode and absolute deadline stay. Does nothing when signed out.
         """
         await self._load()
-        if self._generation is None or self._started:
+        generation = self._pristine()
+        if self._generation is None or generation is None or self._started:
             return
-        auth = self._auth
+        auth, epoch = self._auth, self._epoch
         now = auth.clock()
-        longer = touched(self._generation, now=now, lifetimes=auth.lifetimes)
-        if longer is not None:
-            longer = await auth.rotation.extended(longer)
-            self._generation = longer
-            self._write = _Write(longer, now)
+        longer = touched(generation, now=now, lifetimes=auth.lifetimes)
+        if longer is None:
+            return
+        newest = await auth.rotation.extended(longer)
+        if epoch != self._epoch:  # signed in or out while this call waited
+            return
+        if newest is None:
+            self._become(None, None)
+            self._verdict = _Verdict(SIGNED_OUT.gets, now)
+        else:
+            self._adopt(newest)
+            self._write = _Write(newest, now)
 
     # -- for the dependencies ---------------------------------------------------------------------
 
@@ -174,18 +195,45 @@ class Session(Generic[U]):
         """Open the cookie, once a request. No I/O."""
         if not self._read:
             self._read = True
-            self._at = self._auth.clock()
-            self._generation = self._auth.opened(self._cookies, now=self._at)
+            self._generation = self._auth.opened(self._cookies, now=self._auth.clock())
             self._presented = 0 if self._generation is None else self._generation.gen
+
+    def _pristine(self) -> Generation[U] | None:
+        """The newest generation this request knows of, whatever a route did to its user, and
+        whatever ``validate_session`` says of it."""
+        self._open()
+        return self._kept or self._auth.opened(self._cookies, now=self._at)
+
+    def _adopt(self, generation: Generation[U]) -> None:
+        self._kept = generation
+        self._generation = generation._replace(user=generation.user.model_copy(deep=True))
+
+    def _become(self, generation: Generation[U] | None, user: U | None) -> None:
+        """Signed in, or out: what waits for a refresh of the session before learns of it."""
+        self._epoch += 1
+        self._read = self._checked = True
+        self._kept = generation
+        self._generation = None
+        if generation is not None and user is not None:
+            self._generation = generation._replace(user=user)
 
     async def _load(self) -> None:
         """Open the cookie and let the application's own check see the session, once a request."""
         self._open()
-        if self._auth.validate_session is None or self._checked:
+        if self._checked:
             return
-        if self._generation is not None and not await self._valid(self._auth.validate_session):
+        self._checked = True  # first: the check may ask for the user itself
+        validate = self._auth.validate_session
+        if validate is None or self._generation is None:
+            return
+        epoch = self._epoch
+        try:
+            valid = await self._valid(validate)
+        except BaseException:
+            self._checked = False
+            raise
+        if not valid and epoch == self._epoch:
             self._generation = None
-        self._checked = True
 
     async def _valid(self, validate: Callable[[Session[U]], bool | Awaitable[bool]]) -> bool:
         try:
@@ -216,30 +264,33 @@ class Session(Generic[U]):
                 await auth.rotation.acknowledge(generation, at=self._at)
             self._verdict = _Verdict(FRESH.gets, self._at)
             return FRESH.gets
-        return await self._refresh(generation, token, judge=verdict is None)
+        return await self._refresh(token, judge=verdict is None)
 
-    async def _refresh(self, generation: Generation[U], token: Token, *, judge: bool) -> Gets:
-        auth = self._auth
+    async def _refresh(self, token: Token, *, judge: bool) -> Gets:
+        auth, epoch = self._auth, self._epoch
+        generation = self._pristine()
+        assert generation is not None  # the caller has one
         if generation.user.refresh_token is None or not auth.can_refresh:
             result: Result[U] = Result(Answer.NOTHING_TO_ASK)
         else:
             wanted = Wanted(generation, self._presented, self._at, judge)
             result = await auth.rotation.result(wanted, token)
-        if self._generation is not generation:  # signed in or out while this call waited
+        if epoch != self._epoch:  # signed in or out while this call waited
             assert self._verdict is not None
             return self._verdict.gets
-        if token is Token.DUE:  # it may have run out while we waited
-            token = Token.EXPIRED if auth.timing.token(generation) is Token.EXPIRED else token
+        if auth.timing.token(generation) is Token.EXPIRED:  # it may have run out meanwhile
+            token = Token.EXPIRED
         outcome = OUTCOMES[token, result.answer]
         now = auth.clock()
         self._verdict = _Verdict(outcome.gets, now, result.retry_at)
         if outcome.cookie is Cookie.REPLACED:
-            self._generation = result.generation
+            assert result.generation is not None
+            self._adopt(result.generation)
             self._write = _Write(result.generation, now)
         elif outcome.gets is Gets.UNAUTHORIZED:
             self._generation = None
             if outcome.cookie is Cookie.CLEARED:
-                self._write = _Write(None, now)
+                self._write = _Write(generation, now, clears=True)
         return outcome.gets
 
     def _changed_since(self, verdict: _Verdict) -> bool:
@@ -264,8 +315,8 @@ class Session(Generic[U]):
 
     def _error(self, status: int, detail: str, headers: dict[str, str]) -> Exception:
         # A WebSocket can be refused with a response where the server knows how; elsewhere it is
-        # closed before it is accepted, which a browser sees as a 403.
-        if self._denial is False:
+        # closed: before it is accepted a browser sees that as a 403.
+        if self._denial is False or (self._denial and self._started):
             code = 1013 if status == 503 else 1008
             return WebSocketException(code=code, reason=detail)
         return HTTPException(status, detail, headers)
@@ -287,9 +338,11 @@ class Session(Generic[U]):
         if write.generation is None:
             return clear_lines(auth.cookies, self._cookies)
         now = auth.clock()
-        generation = await self._newest(write.generation, now - write.at)
+        generation = await self._newest(write.generation, write, now)
         if generation is None:
             return []
+        if write.clears and generation.gen <= write.generation.gen:
+            return clear_lines(auth.cookies, self._cookies)
         try:
             return auth.cookie_lines(generation, self._cookies, now=now)
         except CookieTooLarge as error:
@@ -298,16 +351,18 @@ class Session(Generic[U]):
             log.error("session %s: %s", label(generation.sid), error)
             return []
 
-    async def _newest(self, generation: Generation[U], age: float) -> Generation[U] | None:
+    async def _newest(
+        self, generation: Generation[U], write: _Write[U], now: float
+    ) -> Generation[U] | None:
         """What a long poll may write: it can outlive refreshes, a sign-out and a new sign-in."""
         rotation = self._auth.rotation
-        if age < LOOK_AGAIN:
+        if 0 <= now - write.at < LOOK_AGAIN:
             return rotation.known(generation)
         try:
             return await rotation.newest(generation)
         except StoreUnavailable as error:
             log.warning("%s", error)
-            return None
+            return generation if write.begun else None
 
 
 def session_of(connection: HTTPConnection, auth: IdealAuth[Any]) -> Session[Any]:

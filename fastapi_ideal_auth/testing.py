@@ -64,7 +64,8 @@ def login(client: Client, auth: IdealAuth[U], user: U, *, remember: bool | None 
     auth.codec.check(user)
     now = auth.clock()
     generation = begin(user, now=now, remember=remember, lifetimes=auth.lifetimes)
-    lines = auth.cookie_lines(generation, read(None, auth.cookies), now=now)
+    present = "; ".join(f"{cookie.name}={cookie.value}" for cookie in client.cookies.jar)
+    lines = auth.cookie_lines(generation, read(present, auth.cookies), now=now)
     library = sys.modules[type(client.cookies).__module__.partition(".")[0]]
     request = library.Request("GET", url)
     headers = [("set-cookie", line) for line in lines]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Final
 
 from ..record import Change, Record
@@ -22,15 +23,16 @@ class MemoryStore(RefreshStore):
         self._records: dict[str, Record] = {}
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._writes = 0
+        self._lock = threading.Lock()
 
     async def apply(self, key: str, change: Change, *, now: float) -> Applied:
-        # No await between reading and writing: on one event loop that is the whole lock.
-        before = self._records.get(key)
-        if before is not None and before.expires_at <= now:
-            before = None
-        after = change(before)
-        if after is not before:
-            self._write(key, after, now)
+        with self._lock:  # for event loops in several threads; on one there is no await in here
+            before = self._records.get(key)
+            if before is not None and before.expires_at <= now:
+                before = None
+            after = change(before)
+            if after is not before:
+                self._write(key, after, now)
         return Applied(before, after)
 
     async def wait(self, key: str, *, timeout: float) -> None:

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from ..errors import ConfigurationError, StoreUnavailable
 from ..record import Change, Record
-from .base import Applied, RefreshStore
+from .base import POLL, Applied, RefreshStore
 
 T = TypeVar("T")
 
@@ -25,6 +25,8 @@ BUSY_TIMEOUT: Final = 2.0
 _WAL_TIMEOUT: Final = 5.0
 _SWEEP_EVERY: Final = 64
 _SWEEP_ROWS: Final = 200
+_POLLERS: Final = 4
+"""Waiters that may each look every `POLL` seconds: four hundred looks a second in all."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS record (
@@ -54,6 +56,7 @@ class SQLiteStore(RefreshStore):
         self._thread: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
         self._writes = 0
+        self._waiting = 0
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self.path)!r})"
@@ -70,6 +73,15 @@ class SQLiteStore(RefreshStore):
     async def apply(self, key: str, change: Change, *, now: float) -> Applied:
         return await self._run(lambda: self._apply(key, change, now))
 
+    async def wait(self, key: str, *, timeout: float) -> None:
+        # Another process cannot wake us, so we poll; the more who wait, the less often each, so
+        # that a slow provider does not turn into a busy disk.
+        self._waiting += 1
+        try:
+            await asyncio.sleep(min(timeout, POLL * max(1.0, self._waiting / _POLLERS)))
+        finally:
+            self._waiting -= 1
+
     async def _run(self, work: Callable[[], T]) -> T:
         """In this store's one thread: off the event loop, and a connection is never shared."""
         if self._owner != os.getpid():  # forked: the parent's thread and connection stay its own
@@ -79,7 +91,7 @@ class SQLiteStore(RefreshStore):
         failed: str
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except (sqlite3.Error, OSError, ValueError, ConfigurationError) as error:
+        except (sqlite3.Error, OSError, ValueError, RuntimeError, ConfigurationError) as error:
             failed = str(error)
         raise StoreUnavailable(f"the refresh store {self.path} cannot be used: {failed}")
 
@@ -187,11 +199,11 @@ def _user() -> int:
     return os.geteuid() if hasattr(os, "geteuid") else 0
 
 
-def _usable(path: Path, check_directory: Callable[[Path, os.stat_result], None]) -> Path:
+def _usable(path: Path, check_directory: Callable[[Path], None]) -> Path:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if hasattr(os, "geteuid"):
-            check_directory(path.parent, path.parent.lstat())
+            check_directory(path.parent)
         _make_file(path)
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -200,8 +212,9 @@ def _usable(path: Path, check_directory: Callable[[Path, os.stat_result], None])
     raise ConfigurationError(f"{path} cannot be written: {reason}")
 
 
-def _check_ours_alone(directory: Path, found: os.stat_result) -> None:
+def _check_ours_alone(directory: Path) -> None:
     """For the places we choose: one may lie in a directory where anybody can make a name first."""
+    found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise ConfigurationError(f"{directory} is a symbolic link, not a directory")
     if found.st_uid != _user() or found.st_mode & 0o077:
@@ -211,8 +224,9 @@ def _check_ours_alone(directory: Path, found: os.stat_result) -> None:
         )
 
 
-def _check_not_shared(directory: Path, found: os.stat_result) -> None:
+def _check_not_shared(directory: Path) -> None:
     """For a place the operator chose: nobody else may put another file under the name."""
+    found = directory.stat()
     if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
         raise ConfigurationError(
             f"others can write to {directory}: put the refresh store in a directory of its own "

@@ -5,12 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from fastapi_ideal_auth import MemoryStore, RedisStore, RefreshStore, SQLiteStore
 
 from .processes import redis_server
 from .providers.harness import oidc_server as oidc_server
 from .support import World
+
+
+# No test measures time, on a busy machine least of all; and a failure comes back the same.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from .errors import (
     RefreshRejected,
     StoreUnavailable,
 )
+from .events import Event, EventKind
 from .oauth import TokenResponse
 from .provider import OAuth2Provider, Provider
 from .seal import AESGCMSealer
@@ -38,6 +39,8 @@ __all__ = [
     "AuthError",
     "ConfigurationError",
     "CookieTooLarge",
+    "Event",
+    "EventKind",
     "IdealAuth",
     "InvalidCookie",
     "MemoryStore",

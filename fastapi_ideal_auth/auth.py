@@ -30,6 +30,7 @@ from .rotation import LONGEST_PROVIDER_TIMEOUT, PROVIDER_TIMEOUT, Ask, Revoke, R
 from .seal import AESGCMSealer, KeyRing, Sealer
 from .session import Session
 from .stores import MemoryStore, RefreshStore, SQLiteStore
+from .telemetry import OnEvent, Telemetry
 from .user import SessionUser
 
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ class IdealAuth(Generic[U]):
         process-locally.
     ``http_client``
         An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` to use; it stays yours to close.
+    ``on_event``
+        Called with an `Event` for each refresh, hand-over, rejection, failure and replay, from
+        the event loop: it must not block. OpenTelemetry is told by itself.
     ``clock``
         Returns Unix seconds.
 
@@ -124,6 +128,7 @@ class IdealAuth(Generic[U]):
         user_from_claims: UserFromClaims | None = None,
         when_store_down: Literal["closed", "open"] = "closed",
         http_client: AsyncHTTPClient | None = None,
+        on_event: OnEvent | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         _check_options(
@@ -178,6 +183,7 @@ class IdealAuth(Generic[U]):
             lifetimes=self.lifetimes,
             timing=self.timing,
             strict=self.strict,
+            emit=Telemetry(on_event),
         )
         self.fresh_user = FreshUser(self)
         self.optional_user = OptionalUser(self)

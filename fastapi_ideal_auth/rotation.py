@@ -28,6 +28,7 @@ from .errors import (
     RefreshRejected,
     StoreUnavailable,
 )
+from .events import Event, EventKind
 from .generation import Codec, Generation, Lifetimes, label, renewed
 from .oauth import TokenResponse, checked_response
 from .record import LONGEST_COOL_OFF, Change, Record, Says, key_of
@@ -144,6 +145,7 @@ class Rotation(Generic[U]):
         lifetimes: Lifetimes,
         timing: Timing,
         strict: bool,
+        emit: Callable[[Event], None],
     ) -> None:
         self._ask = ask
         self._revoke = revoke
@@ -154,6 +156,7 @@ class Rotation(Generic[U]):
         self._lifetimes = lifetimes
         self._timing = timing
         self._strict = strict
+        self._emit = emit
         self._flights: dict[tuple[bytes, int, bool], _Flight[U]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         # Hints about sessions this process refreshed or saw ended lately. An ended one never comes
@@ -190,6 +193,8 @@ class Rotation(Generic[U]):
         if not flight.task.done() or flight.task.cancelled():
             return Result(Answer.UNAVAILABLE, retry_at=self._timing.clock() + 1)
         result = flight.task.result()
+        if result.answer is Answer.TOKENS and not began:
+            self._tell(EventKind.JOINED, sid, result.generation)
         if result.answer is Answer.REJECTED and not began:
             # One request clears the cookie: the one that asked.
             return result._replace(answer=Answer.KNOWN_DEAD)
@@ -350,6 +355,8 @@ class Rotation(Generic[U]):
                         return Result(Answer.KNOWN_DEAD)
                     self._remember(newest)
                     if waited or self._timing.token(newest) is Token.FRESH:
+                        kind = EventKind.JOINED if waited else EventKind.HANDED_OVER
+                        self._tell(kind, newest.sid, newest)
                         return Result(Answer.TOKENS, newest)
                     base = newest
                 case Says.ENDED | Says.REJECTED:
@@ -376,6 +383,7 @@ class Rotation(Generic[U]):
     ) -> Result[U]:
         """Hold the lease: ask the provider, once more at once if in doubt, and tell the others."""
         failure: ProviderError | None = None
+        began = asyncio.get_running_loop().time()
         for attempt in (1, 2):
             asked_at = self._timing.clock()
             if asked_at >= until - self._timing.provider_timeout:
@@ -386,11 +394,17 @@ class Rotation(Generic[U]):
             except ProviderError as error:
                 failure = error.with_traceback(None)  # its frames hold the refresh token
                 in_doubt = isinstance(error, ProviderUnavailable) and error.in_doubt
+                if in_doubt:
+                    self._tell(EventKind.IN_DOUBT, base.sid, base)
                 if in_doubt and attempt == 1:
                     continue
                 break
             else:
-                return await self._publish(base, newer, owner, store)
+                result = await self._publish(base, newer, owner, store)
+                if result.answer is Answer.TOKENS:
+                    seconds = asyncio.get_running_loop().time() - began
+                    self._tell(EventKind.REFRESHED, base.sid, result.generation, seconds)
+                return result
         return await self._failed(base, failure, owner, store)
 
     async def _asked(self, base: Generation[U]) -> TokenResponse:
@@ -487,6 +501,7 @@ class Rotation(Generic[U]):
                 result = Result(Answer.UNAVAILABLE, retry_at=now + min(pause, LONGEST_COOL_OFF))
             case _:
                 result = Result(Answer.UNAVAILABLE, retry_at=now + COOL_OFF)
+        self._tell(EventKind.UNAVAILABLE, base.sid, base)
         if result.answer is Answer.UNAVAILABLE:
             log.warning("session %s was not refreshed: %s", label(base.sid), _told(failure, base))
         try:
@@ -510,6 +525,7 @@ class Rotation(Generic[U]):
             newest = self._opened(after, base)
             if newest is not None:
                 return Result(Answer.TOKENS, newest)
+        self._tell(EventKind.REJECTED, base.sid, base)
         log.info("session %s: the provider rejected its refresh token", label(base.sid))
         return Result(Answer.REJECTED)
 
@@ -519,6 +535,7 @@ class Rotation(Generic[U]):
         if before is None or before.ended:
             return
         if rec.is_replay(before, presented=wanted.presented, at=wanted.at):
+            self._tell(EventKind.REPLAYED, wanted.generation.sid, wanted.generation)
             log.warning(
                 "session %s: generation %d was presented again after generation %d: a copied "
                 "cookie, or a very late one",
@@ -618,7 +635,18 @@ class Rotation(Generic[U]):
             log.error("no session can be refreshed: %s", error)
 
     def _store_is_down(self, error: StoreUnavailable) -> None:
+        self._emit(Event(EventKind.STORE_DOWN, ""))
         log.warning("%s", error)
+
+    def _tell(
+        self,
+        kind: EventKind,
+        sid: bytes,
+        generation: Generation[U] | None,
+        seconds: float | None = None,
+    ) -> None:
+        number = None if generation is None else generation.gen
+        self._emit(Event(kind, label(sid), number, seconds))
 
 
 def _unchanged(record: Record | None) -> Record | None:

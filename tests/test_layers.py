@@ -25,10 +25,12 @@ CORE = [
     "generation",
     "refresh",
     "record",
+    "events",
 ]
 EDGE = ["stores.base", "stores.memory", "stores.sqlite", "stores.redis", "stores", "provider"]
 SHELL = [
     "rotation",
+    "telemetry",
     "session",
     "dependencies",
     "middleware",

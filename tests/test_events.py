@@ -1,0 +1,147 @@
+"""Events: each kind once, with a hashed session id, and no token in any."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from fastapi_ideal_auth import (
+    Event,
+    EventKind,
+    MemoryStore,
+    ProviderUnavailable,
+    StoreUnavailable,
+)
+
+from .test_rotation import DUE, EXPIRED, Cluster, new_cookie, token
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def cluster(events: list[Event]) -> Cluster:
+    return Cluster(MemoryStore(), on_event=events.append)
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [event.kind.value for event in events]
+
+
+async def test_a_refresh_is_told_with_its_duration(cluster: Cluster, events: list[Event]) -> None:
+    cookie = cluster.cookie()
+    assert events == []
+    token(await cluster.request(cookie))
+    assert events == []  # a fresh token is no event
+    cluster.clock.advance(EXPIRED)
+    token(await cluster.request(cookie))
+    (event,) = events
+    assert (event.kind, event.generation) == (EventKind.REFRESHED, 2)
+    assert event.seconds is not None
+    assert event.seconds >= cluster.provider.latency
+    assert len(event.session) == 12
+
+
+async def test_joined_in_the_process_and_from_another_worker(
+    cluster: Cluster, events: list[Event]
+) -> None:
+    cookie = cluster.cookie()
+    cluster.clock.advance(EXPIRED)
+    await asyncio.gather(*(cluster.request(cookie, n) for n in (0, 0, 1)))
+    assert sorted(kinds(events)) == ["joined", "joined", "refreshed"]
+    assert len({event.session for event in events}) == 1
+
+
+async def test_handed_over(cluster: Cluster, events: list[Event]) -> None:
+    cookie = cluster.cookie()
+    cluster.clock.advance(EXPIRED)
+    await cluster.request(cookie)
+    await cluster.request(cookie, 1)
+    assert kinds(events) == ["refreshed", "handed over"]
+
+
+async def test_in_doubt_unavailable_and_rejected(cluster: Cluster, events: list[Event]) -> None:
+    cookie = cluster.cookie()
+    cluster.clock.advance(EXPIRED)
+    cluster.provider.fail_next(ProviderUnavailable(in_doubt=True), times=2)
+    await cluster.request(cookie)
+    assert kinds(events) == ["in doubt", "in doubt", "unavailable"]
+    events.clear()
+    cluster.clock.advance(5)
+    cluster.provider.lose_next_answer()
+    await cluster.request(cookie)
+    assert kinds(events) == ["in doubt", "rejected"]
+
+
+async def test_replayed(cluster: Cluster, events: list[Event]) -> None:
+    stolen = cookie = cluster.cookie()
+    for _ in range(2):
+        cluster.clock.advance(DUE)
+        cookie = new_cookie(await cluster.request(cookie))
+    cluster.clock.advance(61)
+    events.clear()
+    await cluster.request(stolen)
+    assert kinds(events) == ["replayed", "handed over"]
+    assert events[0].generation == 1
+
+
+async def test_store_down(cluster: Cluster, events: list[Event]) -> None:
+    cookie = cluster.cookie()
+    cluster.clock.advance(EXPIRED)
+    cluster.store.fault = StoreUnavailable("down")
+    await cluster.request(cookie)
+    assert kinds(events) == ["store down"]
+
+
+async def test_a_broken_listener_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(event: Event) -> None:
+        raise ValueError("a secret of the listener's")
+
+    cluster = Cluster(MemoryStore(), on_event=broken)
+    cookie = cluster.cookie()
+    cluster.clock.advance(EXPIRED)
+    token(await cluster.request(cookie))
+    assert "on_event raised ValueError" in caplog.text
+    assert "a secret" not in caplog.text
+
+
+async def test_no_event_holds_a_token_or_an_id(cluster: Cluster, events: list[Event]) -> None:
+    cookie = cluster.cookie()
+    cluster.clock.advance(EXPIRED)
+    newest = token(await cluster.request(cookie))
+    auth = cluster.workers[0]
+    from fastapi_ideal_auth.cookies import read
+
+    generation: Any = auth.opened(read(cookie, auth.cookies), now=cluster.clock())
+    assert newest not in repr(events)
+    assert generation.sid.hex() not in repr(events)
+
+
+async def test_opentelemetry_counts_and_times() -> None:
+    from opentelemetry import metrics
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    reader = InMemoryMetricReader()
+    metrics.set_meter_provider(MeterProvider([reader]))
+    cluster = Cluster(MemoryStore())
+    cookie = cluster.cookie()
+    cluster.clock.advance(EXPIRED)
+    await cluster.request(cookie)
+    await cluster.request(cookie)
+    data = reader.get_metrics_data()
+    assert data is not None
+    found = {
+        metric.name: metric
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+    counted = {
+        point.attributes["event"]: point.value
+        for point in found["fastapi_ideal_auth.session.events"].data.data_points
+    }
+    assert counted == {"refreshed": 1, "handed over": 1}
+    assert found["fastapi_ideal_auth.refresh.duration"].unit == "s"

@@ -78,6 +78,10 @@ class IdealAuth(Generic[U]):
     ``refresh_buffer``
         Seconds before its expiry from which on a token is refreshed; at most a quarter of the
         token's lifetime.
+    ``tokens``
+        ``"cookie"``: the cookie carries everything. ``"store"``: it carries the user's other
+        fields, and the store the tokens; for sessions that no cookie should carry. A store that
+        loses its records then signs out, and one that is down answers 503.
     ``replay_detection``
         ``"lenient"`` reports a replayed older cookie; ``"strict"`` refuses it and ends the session.
     ``trusted_origins``
@@ -121,6 +125,7 @@ class IdealAuth(Generic[U]):
         remember_max_age: int = 2_592_000,
         absolute_max_age: int | None = None,
         refresh_buffer: float = 60,
+        tokens: Literal["cookie", "store"] = "cookie",
         replay_detection: Literal["lenient", "strict"] = "lenient",
         trusted_origins: Sequence[str] = (),
         login_path: str = "/login",
@@ -136,6 +141,7 @@ class IdealAuth(Generic[U]):
             remember_max_age=remember_max_age,
             absolute_max_age=absolute_max_age,
             refresh_buffer=refresh_buffer,
+            tokens=tokens,
             replay_detection=replay_detection,
             when_store_down=when_store_down,
             login_path=login_path,
@@ -164,6 +170,7 @@ class IdealAuth(Generic[U]):
         self.validate_session = validate_session
         self.user_from_claims = user_from_claims
         self.clock = clock
+        self.tokens_in_store = tokens == "store"
         self.strict = replay_detection == "strict"
         self.provider = provider
         self._http = HTTP(http_client)
@@ -274,7 +281,7 @@ class IdealAuth(Generic[U]):
         self, generation: Generation[U], presented: Presented, *, now: float
     ) -> list[str]:
         """The Set-Cookie lines of ``generation``. Raises `CookieTooLarge` with the sizes."""
-        data = self.codec.pack(generation)
+        data = self.codec.pack(generation, tokens=not self.tokens_in_store)
         value = self._sealer.seal(data, purpose=SESSION, name=self.cookie_name)
         max_age = cookie_max_age(generation, now=now)
         try:
@@ -286,7 +293,7 @@ class IdealAuth(Generic[U]):
             raise CookieTooLarge(
                 f"the session does not fit the {4 * 4096} bytes a cookie may take in four parts "
                 f"(bytes by field: {_told(sizes)}); store less in {self.user_model.__name__}, or "
-                f"ask the provider for smaller tokens",
+                f'keep the tokens in the store (tokens="store")',
                 sizes=sizes,
             )
         self._warn_if_large(lines, generation)
@@ -298,8 +305,8 @@ class IdealAuth(Generic[U]):
             self._warned = True
             log.warning(
                 "a response carries %d bytes of Set-Cookie (by field: %s); proxies in front may "
-                "refuse it: raise their limit (nginx: proxy_buffer_size 16k and "
-                "large_client_header_buffers 4 16k; node: --max-http-header-size)",
+                'refuse it: raise their limit, or set tokens="store" (nginx: proxy_buffer_size 16k '
+                "and large_client_header_buffers 4 16k; node: --max-http-header-size)",
                 size,
                 _told(self.codec.sizes(generation)),
             )
@@ -354,6 +361,7 @@ def _check_options(
     remember_max_age: int,
     absolute_max_age: int | None,
     refresh_buffer: float,
+    tokens: str,
     replay_detection: str,
     when_store_down: str,
     login_path: str,
@@ -373,6 +381,7 @@ def _check_options(
             f"refresh_buffer is a number of seconds, 0 or more; got {refresh_buffer!r}"
         )
     for name, choice, choices in (
+        ("tokens", tokens, ("cookie", "store")),
         ("replay_detection", replay_detection, ("lenient", "strict")),
         ("when_store_down", when_store_down, ("closed", "open")),
     ):

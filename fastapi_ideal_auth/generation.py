@@ -63,6 +63,8 @@ class Generation(NamedTuple, Generic[U]):
     """``True``: ``remember_max_age``; ``None``: ``max_age``; ``False``: while the browser runs."""
     token_at: int
     """When this access token was obtained; its lifetime counts from here."""
+    complete: bool = True
+    """Whether the tokens are here; ``False``: the store has them (``tokens="store"``)."""
 
     def __repr__(self) -> str:
         return f"<generation {self.gen} of session {label(self.sid)}>"
@@ -144,7 +146,8 @@ _HAS_ID: Final = 0x02
 _REMEMBER: Final[dict[bool | None, int]] = {None: 0x00, True: 0x04, False: 0x08}
 _REMEMBERED: Final = {bits: mode for mode, bits in _REMEMBER.items()}
 _REMEMBER_MASK: Final = 0x0C
-_KNOWN_FLAGS: Final = _HAS_REFRESH | _HAS_ID | _REMEMBER_MASK
+_TOKENS_IN_STORE: Final = 0x10
+_KNOWN_FLAGS: Final = _HAS_REFRESH | _HAS_ID | _REMEMBER_MASK | _TOKENS_IN_STORE
 
 
 class Codec(Generic[U]):
@@ -157,19 +160,22 @@ class Codec(Generic[U]):
         self.model = model
         self._parse = model.__pydantic_validator__.validate_json
 
-    def pack(self, generation: Generation[U]) -> bytes:
-        """Raises `CookieTooLarge` for a token over 64 KiB."""
+    def pack(self, generation: Generation[U], *, tokens: bool = True) -> bytes:
+        """Bytes of a generation, with its tokens or (``tokens="store"``) without.
+
+        Raises `CookieTooLarge` for a token over 64 KiB.
+        """
         user = generation.user
-        access, refresh, id_token = (
-            pack_token(user.access_token),
-            pack_token(user.refresh_token or ""),
-            pack_token(user.id_token or ""),
+        held = (
+            (user.access_token, user.refresh_token, user.id_token) if tokens else ("", None, None)
         )
+        access, refresh, id_token = (pack_token(token or "") for token in held)
         if max(len(access), len(refresh), len(id_token)) > _LONGEST_TOKEN:
             raise CookieTooLarge("a token is longer than 64 KiB", sizes=self.sizes(generation))
         flags = (
-            (_HAS_REFRESH if user.refresh_token is not None else 0)
-            | (_HAS_ID if user.id_token is not None else 0)
+            (_HAS_REFRESH if held[1] is not None else 0)
+            | (_HAS_ID if held[2] is not None else 0)
+            | (0 if tokens else _TOKENS_IN_STORE)
             | _REMEMBER[generation.remember]
         )
         head = _HEAD.pack(
@@ -217,8 +223,9 @@ class Codec(Generic[U]):
             remember = _REMEMBERED[flags & _REMEMBER_MASK]
         except Exception:  # whatever a validator of the model's raises: the session is not readable
             return None
+        complete = not flags & _TOKENS_IN_STORE
         return Generation(
-            sid, gen, user, issued_at, expires_at, deadline or None, remember, token_at
+            sid, gen, user, issued_at, expires_at, deadline or None, remember, token_at, complete
         )
 
     def check(self, user: U) -> None:

@@ -28,6 +28,7 @@ from .errors import (
     ProviderError,
     ProviderUnavailable,
     RefreshRejected,
+    StoreUnavailable,
 )
 from .oauth import TokenResponse, code_challenge
 from .origin import local_path
@@ -238,6 +239,9 @@ async def _finish(
         return _failure(request, 400, UNKNOWN_ATTEMPT)
     except ProviderUnavailable as unavailable:
         log.warning("sign-in failed: %s", unavailable)
+        return _failure(request, 503, NOT_NOW)
+    except StoreUnavailable as down:
+        log.warning("sign-in failed: %s", down)
         return _failure(request, 503, NOT_NOW)
     except (ProviderError, ConfigurationError, CookieTooLarge) as misfit:
         log.error("sign-in failed: %s", misfit)

@@ -232,6 +232,40 @@ class Rotation(Generic[U]):
             return self.known(generation)
         return self._newer_of(after, generation)
 
+    async def keep(self, generation: Generation[U]) -> None:
+        """Put a generation whose cookie carries no tokens where every worker finds them.
+
+        Raises `StoreUnavailable`: a cookie without tokens must not go out before.
+        """
+        change = partial(
+            rec.published,
+            owner="",
+            gen=generation.gen,
+            sealed=self._sealed(generation),
+            expires_at=generation.expires_at,
+        )
+        await self._change(generation.sid, change)
+        self._remember(generation)
+
+    async def completed(self, generation: Generation[U]) -> Generation[U] | None:
+        """The generation with its tokens, or a newer one; ``None`` where no record has them.
+
+        A generation never changes, so what this process saw once it need not read again. Raises
+        `StoreUnavailable`.
+        """
+        if generation.sid in self._ended:
+            return None
+        held = self._newest.get(generation.sid)
+        if held is None or held.gen < generation.gen:
+            _, record = await self._change(generation.sid, _unchanged)
+            if record is None or record.ended or record.gen < generation.gen:
+                return None
+            held = self._opened(record, generation)
+            if held is None:
+                return None
+            self._remember(held)
+        return held._replace(expires_at=max(held.expires_at, generation.expires_at))
+
     async def acknowledge(self, generation: Generation[U], *, at: float) -> None:
         """Strict detection: write down, once, that a fresh newest generation was presented."""
         key = (generation.sid, generation.gen)
@@ -282,7 +316,7 @@ class Rotation(Generic[U]):
         newest: Generation[U] | None = None
         try:
             before, _ = await self._change(generation.sid, self._tombstone(generation))
-            if before is not None and before.gen > generation.gen:
+            if before is not None and (before.gen > generation.gen or not generation.complete):
                 newest = self._opened(before, generation)
         except StoreUnavailable as error:
             self._store_is_down(error)
@@ -626,7 +660,8 @@ class Rotation(Generic[U]):
         return task
 
     def _remember(self, newest: Generation[U]) -> None:
-        if newest.sid not in self._ended:
+        known = self._newest.get(newest.sid)
+        if newest.sid not in self._ended and (known is None or newest.gen >= known.gen):
             _hint(self._newest, newest.sid, newest)
 
     def _complain(self, error: str, now: float) -> None:

@@ -129,7 +129,8 @@ class Session(Generic[U]):
 
         ``remember``: ``True`` for ``remember_max_age``, ``None`` for ``max_age``, ``False`` for a
         browser-session cookie. Raises `ConfigurationError` for a user that does not survive being
-        stored or a response that has begun, `CookieTooLarge` over the cookie budget.
+        stored or a response that has begun, `CookieTooLarge` over the cookie budget, and with
+        ``tokens="store"`` `StoreUnavailable`.
         """
         auth = self._auth
         if self._started:
@@ -143,6 +144,8 @@ class Session(Generic[U]):
             user.model_copy(deep=True), now=now, remember=remember, lifetimes=auth.lifetimes
         )
         auth.cookie_lines(generation, self._cookies, now=now)  # refuse what is too large here
+        if auth.tokens_in_store:
+            await auth.rotation.keep(generation)
         old = self._pristine()
         if old is not None:
             await auth.rotation.end(old, revoke=False)
@@ -180,6 +183,8 @@ class Session(Generic[U]):
         if longer is None:
             return
         newest = await auth.rotation.extended(longer)
+        if newest is not None and auth.tokens_in_store and not await self._stored(newest):
+            return
         if epoch != self._epoch:  # signed in or out while this call waited
             return
         if newest is None:
@@ -223,6 +228,8 @@ class Session(Generic[U]):
         if self._checked:
             return
         self._checked = True  # first: the check may ask for the user itself
+        if self._generation is not None and not self._generation.complete:
+            await self._complete(self._generation)
         validate = self._auth.validate_session
         if validate is None or self._generation is None:
             return
@@ -234,6 +241,34 @@ class Session(Generic[U]):
             raise
         if not valid and epoch == self._epoch:
             self._generation = None
+
+    async def _complete(self, carried: Generation[U]) -> None:
+        """Get the tokens that the cookie does not carry."""
+        epoch = self._epoch
+        try:
+            held = await self._auth.rotation.completed(carried)
+        except StoreUnavailable as error:
+            self._checked = False
+            log.warning("%s", error)
+            held = carried
+        if held is carried:
+            raise self._error(503, TRY_LATER, {"Retry-After": "5"})
+        if epoch != self._epoch:
+            return
+        if held is None:
+            self._generation = None
+            return
+        self._adopt(held)
+        if held.gen > carried.gen:  # the store keeps the newest alone
+            self._write = _Write(held, self._auth.clock())
+
+    async def _stored(self, generation: Generation[U]) -> bool:
+        try:
+            await self._auth.rotation.keep(generation)
+        except StoreUnavailable as error:
+            log.warning("%s", error)
+            return False
+        return True
 
     async def _valid(self, validate: Callable[[Session[U]], bool | Awaitable[bool]]) -> bool:
         try:

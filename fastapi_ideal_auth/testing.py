@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeVar
 
@@ -66,10 +67,18 @@ def login(client: Client, auth: IdealAuth[U], user: U, *, remember: bool | None 
     generation = begin(user, now=now, remember=remember, lifetimes=auth.lifetimes)
     present = "; ".join(f"{cookie.name}={cookie.value}" for cookie in client.cookies.jar)
     lines = auth.cookie_lines(generation, read(present, auth.cookies), now=now)
+    if auth.tokens_in_store:
+        _awaited(auth.rotation.keep(generation))
     library = sys.modules[type(client.cookies).__module__.partition(".")[0]]
     request = library.Request("GET", url)
     headers = [("set-cookie", line) for line in lines]
     client.cookies.extract_cookies(library.Response(200, headers=headers, request=request))
+
+
+def _awaited(work: Coroutine[Any, Any, None]) -> None:
+    """Run it to its end, on an event loop of its own: a test may have one running here."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()
 
 
 @dataclass(slots=True)

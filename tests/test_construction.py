@@ -52,6 +52,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "an absolute_max_age of 0": (lambda: auth(absolute_max_age=0), r"absolute_max_age"),
     "a negative buffer": (lambda: auth(refresh_buffer=-1), r"refresh_buffer"),
     "a replay mode": (lambda: auth(replay_detection="on"), r'"lenient" or "strict"'),
+    "a place for tokens": (lambda: auth(tokens="redis"), r'"cookie" or "store"'),
     "a store policy": (lambda: auth(when_store_down="fail"), r'"closed" or "open"'),
     "a login url": (lambda: auth(login_path="https://a.example"), r"path of this app"),
     "a login path of another host": (lambda: auth(login_path="//a"), r"path of this app"),

@@ -32,8 +32,10 @@ types: $(READY)  ## mypy (strict) and pyright
 	$(BIN)/mypy examples/minimal.py tests/typing_checks.py
 	$(BIN)/pyright
 
-bench: $(READY)  ## ratios of the fresh path within one run
+bench: $(READY)  ## the fresh path against its limit, waiting for a refresh, sessions lost
 	$(BIN)/python -m benchmarks.fresh_path
+	$(BIN)/python -m benchmarks.waiting
+	$(BIN)/python -m benchmarks.simulation
 
 clean:           ## remove what the commands above made
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -13,7 +13,6 @@ from .processes import redis_server
 from .providers.harness import oidc_server as oidc_server
 from .support import World
 
-
 # No test measures time, on a busy machine least of all; and a failure comes back the same.
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")

@@ -1,0 +1,93 @@
+"""The README's programs run as they stand there, and what it says of itself is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+import fastapi_ideal_auth
+from fastapi_ideal_auth import ConfigurationError, IdealAuth
+from fastapi_ideal_auth.refresh import OUTCOMES
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def run(block: str) -> dict[str, Any]:
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102 - that is the test
+    return namespace
+
+
+def test_the_program_runs_once_it_has_a_secret() -> None:
+    with pytest.raises(ConfigurationError, match="python -m fastapi_ideal_auth secret"):
+        run(BLOCKS[0])
+    program = run(BLOCKS[0].replace('secret="…"', 'secret="32 characters or more of a secret"'))
+    client = TestClient(program["app"], base_url="https://testserver")
+    assert client.get("/me").status_code == 401
+
+
+def test_the_sign_in_blocks_run_on_top_of_the_program() -> None:
+    program = BLOCKS[0].replace('secret="…"', 'secret="32 characters or more of a secret"')
+    provider, own = BLOCKS[1], BLOCKS[2]
+    wired = program.replace(
+        "fresh_user = auth.fresh_user", 'auth = IdealAuth(User, secret="s" * 32, provider=provider)'
+    ).replace("Depends(fresh_user)", "Depends(auth.fresh_user)")
+    parts = provider.split("…\n", 1) if "\n…\n" in provider else [provider]
+    endpoints, rest = parts[0], parts[-1]
+    ran = run("\n".join(("from fastapi_ideal_auth import OAuth2Provider", endpoints, wired, rest)))
+    client = TestClient(ran["app"], base_url="https://testserver", follow_redirects=False)
+    assert client.get("/login").headers["location"].startswith("https://op.example/authorize?")
+    compile(own.replace("tokens = …", "tokens = ..."), "README.md", "exec")
+
+
+def test_the_testing_block_is_a_test_that_passes() -> None:
+    block = next(block for block in BLOCKS if "RotatingProvider" in block)
+    run(block)["test_the_session_outlives_its_token"]()
+
+
+def test_every_option_is_in_the_table_with_its_default() -> None:
+    import inspect
+
+    parameters = inspect.signature(IdealAuth.__init__).parameters
+    table = README[README.index("## Options of `IdealAuth`") :]
+    rows = {
+        name: row
+        for row in re.findall(r"^\| (`.*)", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row.split(" | ")[0])
+    }
+    for name, parameter in parameters.items():
+        if name in ("self", "user_model"):
+            continue
+        assert name in rows, f"{name} is not in the README's table"
+        default = parameter.default
+        if isinstance(default, (int, str, bool)):
+            shown = f'"{default}"' if isinstance(default, str) else str(default)
+            assert f"`{shown}`" in rows[name] or f'"{default}"' in rows[name]
+
+
+def test_the_outcome_table_has_a_row_for_each_kind_of_answer() -> None:
+    table = README[README.index("## What a request gets") : README.index("## Options")]
+    assert len(re.findall(r"^\| (absent|forged|good)", table, re.MULTILINE)) == 13
+    assert len(OUTCOMES) == 14
+
+
+def test_the_names_it_uses_are_public() -> None:
+    for names in re.findall(r"from fastapi_ideal_auth import ([\w, ]+)", README):
+        for name in names.split(", "):
+            assert name in fastapi_ideal_auth.__all__
+
+
+def test_files_it_names_are_there() -> None:
+    for name in re.findall(r"`((?:tests|fastapi_ideal_auth|examples)/[\w/.]+)`", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_tests_it_names_are_there() -> None:
+    for file, test in re.findall(r"`(tests/\w+\.py)::(\w+)`", README):
+        assert re.search(rf"def {test}\(", (ROOT / file).read_text()), f"{file}::{test}"

@@ -1,6 +1,7 @@
 # The commands people use. Each does its own set-up: only Python >= 3.11 and make are needed.
 
 PYTHON ?= python3
+PORT   ?= 8000
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -17,8 +18,8 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@
 
-demo: $(READY)   ## the dashboard with its own authorization server, on http://127.0.0.1:8000
-	$(BIN)/python -m examples.dashboard
+demo: $(READY)   ## the dashboard with its own authorization server (make demo PORT=8001)
+	$(BIN)/python -m examples.dashboard --port $(PORT)
 
 test: $(READY)   ## every test; real components that are not installed are skipped by name
 	$(BIN)/python -m pytest

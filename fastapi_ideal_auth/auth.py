@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from .errors import (
     ConfigurationError,
     CookieTooLarge,
     InvalidCookie,
+    ProviderMisconfigured,
     StoreUnavailable,
 )
 from .generation import Codec, Generation, Lifetimes, cookie_max_age
@@ -60,8 +62,8 @@ class IdealAuth(Generic[U]):
         of them: the first seals, all open.
     ``provider``
         An `OAuth2Provider`, any object with ``async refresh(refresh_token) -> TokenResponse``, or
-        a bare async function of that shape where ``None`` means rejected. ``None``: sessions are
-        never refreshed.
+        a bare async function of that shape where ``None`` means rejected. ``None``: nothing is
+        refreshed, and a session ends with its access token.
     ``store``
         Where workers meet to refresh. ``None``: `SQLiteStore`, or `MemoryStore` with a warning
         where no file can be written.
@@ -89,8 +91,8 @@ class IdealAuth(Generic[U]):
     ``login_path``
         Where `user_or_login` redirects to.
     ``validate_session``
-        Called once a request with the `Session`; ``False`` refuses it (401), an exception too
-        (503). May be async.
+        Called once a request with the `Session`; anything but a true value refuses it (401), an
+        exception too (503). May be async.
     ``user_from_claims``
         Makes the user at sign-in from the userinfo claims and the `TokenResponse`: a user, or a
         mapping of its fields without the tokens. Default: ``sub``, ``email``, ``name``.
@@ -176,7 +178,7 @@ class IdealAuth(Generic[U]):
         self._http = HTTP(http_client)
         ask, revoke = _wired(provider, self._http)
         self.can_refresh = provider is not None
-        self.store = store if store is not None else _default_store()
+        self.store = _default_store() if store is None else _checked_store(store)
         self.timing = Timing(clock, refresh_buffer, _timeout(provider))
         self._sealer: Sealer = (sealer or AESGCMSealer()).bind(self.ring)
         self._warned = False
@@ -328,6 +330,16 @@ def _default_store() -> RefreshStore:
         return MemoryStore()
 
 
+def _checked_store(store: object) -> RefreshStore:
+    if isinstance(store, RefreshStore):
+        return store
+    hint = " (call it)" if isinstance(store, type) else ""
+    raise ConfigurationError(
+        f"store= takes a RefreshStore, such as SQLiteStore(path) or MemoryStore(); got "
+        f"{store!r}{hint}"
+    )
+
+
 def _timeout(provider: object) -> float:
     timeout: object = getattr(provider, "timeout", None)
     if isinstance(timeout, (int, float)) and 0 < timeout <= LONGEST_PROVIDER_TIMEOUT:
@@ -348,11 +360,34 @@ def _wired(provider: object, http: HTTP) -> tuple[Ask, Revoke | None]:
     if isinstance(provider, Provider) and not isinstance(provider, type):
         return provider.refresh, getattr(provider, "revoke", None)
     if callable(provider) and not isinstance(provider, type):
-        return cast(RefreshFunction, provider), None
+        return _asking(cast(Callable[[str], object], provider)), None
     raise ConfigurationError(
         "provider= takes an OAuth2Provider, an object with `async def refresh(refresh_token)`, or "
         f"such a function; got {type(provider).__name__}"
     )
+
+
+def _asking(function: Callable[[str], object]) -> Ask:
+    try:
+        inspect.signature(function).bind("a refresh token")
+    except TypeError:
+        takes_one = False
+    except ValueError:  # something built in: it does not say
+        takes_one = True
+    else:
+        takes_one = True
+    if not takes_one:
+        raise ConfigurationError(
+            "provider= takes an async function of one argument, the refresh token"
+        )
+
+    async def ask(refresh_token: str) -> object:
+        answer = function(refresh_token)
+        if inspect.isawaitable(answer):
+            return await answer
+        raise ProviderMisconfigured("provider= takes an async function: declare it `async def`")
+
+    return ask
 
 
 def _check_options(

@@ -239,6 +239,11 @@ class Codec(Generic[U]):
                 f"login() takes a {self.model.__name__}, the model IdealAuth was given; "
                 f"got {type(user).__name__}"
             )
+        if user.expires_at is not None and user.expires_at > _YEAR_5000:
+            raise ConfigurationError(
+                "expires_at is in Unix seconds, such as int(time.time()) + expires_in; this one "
+                "looks like milliseconds"
+            )
         changed = self._changed(user)
         if changed is None:
             raise ConfigurationError(
@@ -326,4 +331,5 @@ def _check_model(model: type[SessionUser]) -> None:
             )
 
 
+_YEAR_5000: Final = 10**11
 _PROBE: Final[Generation[Any]] = Generation(b"\0" * SID_BYTES, 1, None, 0, 0, None, None, 0)

@@ -84,6 +84,7 @@ def router(auth: IdealAuth[Any]) -> APIRouter:
         responses={403: _RESPONSES[403]},
     )
     async def login(request: Request, next: str | None = None) -> Response:  # noqa: A002
+        session_of(request, auth)  # without the middleware nobody could stay signed in
         attempt = _begin(auth, provider, request, next)
         response = RedirectResponse(
             provider.authorization_url(
@@ -111,6 +112,7 @@ def router(auth: IdealAuth[Any]) -> APIRouter:
         code: str | None = None,
         error: str | None = None,
     ) -> Response:
+        session_of(request, auth)
         attempt = _opened_attempt(auth, request, state)
         if attempt is None:
             return _failure(request, 400, UNKNOWN_ATTEMPT)

@@ -7,6 +7,7 @@ response that the cookie could miss.
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +18,8 @@ from .session import Session
 
 if TYPE_CHECKING:
     from .auth import IdealAuth
+
+log = logging.getLogger("fastapi_ideal_auth")
 
 STARTS: Final = frozenset(
     ("http.response.start", "websocket.accept", "websocket.http.response.start")
@@ -48,6 +51,12 @@ class SessionMiddleware:
             method = "GET" if websocket else scope["method"]
             refusal = self.auth.guard.check(method, scope["headers"], websocket=websocket)
             if refusal is not None:
+                log.info(
+                    "%s to %r was refused: it came from a page of another origin (trusted_origins "
+                    "would let it through)",
+                    scope["type"],
+                    scope["path"],
+                )
                 await _refuse(refusal, denial, receive, send)
                 return
         session: Session[Any] = Session(self.auth, cookies, denial)

@@ -18,6 +18,7 @@ from fastapi_ideal_auth import (
     MemoryStore,
     OAuth2Provider,
     SessionUser,
+    SQLiteStore,
 )
 from fastapi_ideal_auth.__main__ import main
 from fastapi_ideal_auth.testing import login
@@ -46,6 +47,10 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         r"note has exclude=True.*give it a default",
     ),
     "an odd provider": (lambda: auth(provider=5), r"provider= takes"),
+    "a provider of no arguments": (lambda: auth(provider=lambda: None), r"one argument"),
+    "a store's class": (lambda: auth(store=MemoryStore), r"call it"),
+    "a store's path": (lambda: auth(store="/tmp/x.db"), r"store= takes a RefreshStore"),
+    "a store in memory": (lambda: SQLiteStore(":memory:"), r"use MemoryStore"),
     "an odd client": (lambda: auth(http_client=5), r"http_client= takes"),
     "max_age 0": (lambda: auth(max_age=0), r"max_age is a number of seconds of at least 1"),
     "a max_age in words": (lambda: auth(max_age="1 day"), r"max_age is a number"),
@@ -119,6 +124,38 @@ def test_forgetting_install_is_an_error_on_first_use_that_says_so() -> None:
 
     with pytest.raises(ConfigurationError, match=r"call auth.install\(app\)"):
         TestClient(app, base_url=BASE).get("/")
+
+
+def test_forgetting_install_stops_a_sign_in_before_it_begins() -> None:
+    app = FastAPI()
+    forgotten = auth(
+        provider=OAuth2Provider(
+            OP,
+            "app",
+            authorization_endpoint="https://op.example/authorize",
+            userinfo_endpoint="https://op.example/userinfo",
+        )
+    )
+    app.include_router(forgotten.router)
+    for path in ("/login", "/callback"):
+        with pytest.raises(ConfigurationError, match=r"call auth.install\(app\)"):
+            TestClient(app, base_url=BASE).get(path)
+
+
+def test_an_expiry_in_milliseconds_is_told_at_sign_in() -> None:
+    user = User(id="1", access_token="t", expires_at=1_800_000_000_000)
+    with pytest.raises(ConfigurationError, match="looks like milliseconds"):
+        login(TestClient(FastAPI(), base_url=BASE), auth(), user)
+
+
+def test_a_provider_that_is_not_async_is_told_to_the_operator(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(provider=lambda refresh_token: None)
+    world.sign_in()
+    world.clock.advance(301)
+    assert world.client.get("/token").status_code == 503
+    assert "declare it `async def`" in caplog.text
 
 
 def test_installing_twice_or_two_with_one_cookie_name_is_told() -> None:

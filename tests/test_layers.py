@@ -147,8 +147,9 @@ WITHOUT_REDIS = """
 import sys
 sys.modules["redis"] = None  # what an import finds where it is not installed
 import fastapi_ideal_auth
+from fastapi_ideal_auth import *
 try:
-    fastapi_ideal_auth.RedisStore
+    RedisStore("redis://127.0.0.1/0")
 except fastapi_ideal_auth.ConfigurationError as error:
     print(error)
 """

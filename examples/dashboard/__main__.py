@@ -111,7 +111,8 @@ def _listen(port: int, option: str) -> socket.socket:
         sys.exit(
             f"Port {port} on {HOST} cannot be used ({error.strerror}). "
             f"Stop what is running there, or choose another: "
-            f"python -m examples.dashboard {option} {port + 1 if port < 65535 else 8001}"
+            f"{sys.executable} -m examples.dashboard {option} "
+            f"{port + 1 if port < 65535 else 8001}"
         )
 
 

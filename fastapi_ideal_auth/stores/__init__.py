@@ -21,7 +21,11 @@ __all__ = ["Applied", "MemoryStore", "RedisStore", "RefreshStore", "SQLiteStore"
 
 
 def _redis_store() -> Any:
-    """Imported when it is asked for: redis-py is an extra, and takes longer than all the rest."""
+    """Imported when it is asked for: redis-py is an extra, and takes longer than all the rest.
+
+    Without it the name is there all the same (``import *`` and tools ask for every name), and
+    says what is missing when it is called.
+    """
     try:
         from .redis import RedisStore
     except ModuleNotFoundError as error:
@@ -29,6 +33,11 @@ def _redis_store() -> Any:
             raise
     else:
         return RedisStore
-    raise ConfigurationError(
-        "RedisStore needs the redis package: pip install 'fastapi_ideal_auth[redis]'"
-    )
+    return _Missing
+
+
+class _Missing:
+    def __init__(self, *arguments: object, **options: object) -> None:
+        raise ConfigurationError(
+            "RedisStore needs the redis package: pip install 'fastapi_ideal_auth[redis]'"
+        )

@@ -51,7 +51,9 @@ class SQLiteStore(RefreshStore):
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self.path = _default_file() if path is None else _usable(Path(path), _check_not_shared)
+        self.path = (
+            _default_file() if path is None else _usable(_no_memory(Path(path)), _check_not_shared)
+        )
         self._owner = os.getpid()
         self._thread: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
@@ -197,6 +199,14 @@ def _default_directories() -> Iterator[Path]:
 
 def _user() -> int:
     return os.geteuid() if hasattr(os, "geteuid") else 0
+
+
+def _no_memory(path: Path) -> Path:
+    if str(path).startswith(":memory:"):
+        raise ConfigurationError(
+            "SQLiteStore keeps a file; for this process alone use MemoryStore()"
+        )
+    return path
 
 
 def _usable(path: Path, check_directory: Callable[[Path], None]) -> Path:

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI
 from fastapi.responses import HTMLResponse
 
-from fastapi_ideal_auth import IdealAuth, OAuth2Provider
+from fastapi_ideal_auth import IdealAuth, OAuth2Provider, RedisStore
 
 from .support import User
 
@@ -24,6 +24,7 @@ auth = IdealAuth(
         scope="openid email profile offline_access",
         authorization_params={"prompt": "consent"},  # oidc-provider: offline access needs it
     ),
+    store=RedisStore(os.environ["REDIS_URL"]) if "REDIS_URL" in os.environ else None,
     cookie_secure="COOKIE_SECURE" in os.environ,
 )
 app = FastAPI()

@@ -259,6 +259,10 @@ async def _asked_twice(client: _Client, *command: Any) -> Any:
     """For commands that change nothing: the first may find a connection that died while idle."""
     with suppress(StoreUnavailable):
         return await _asked(client, *command)
+    # A connection that hangs while it is made swallows the time-out's cancellation (Python 3.11).
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise StoreUnavailable("Redis did not answer in time")
     return await _asked(client, *command)
 
 

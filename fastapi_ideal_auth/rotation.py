@@ -14,6 +14,7 @@ import secrets
 import traceback
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic, Literal, NamedTuple, TypedDict, TypeVar
@@ -94,7 +95,8 @@ class Timing:
 
 
 class Result(NamedTuple, Generic[U]):
-    """How a flight ended. ``retry_at`` is Unix seconds; ``generation`` comes with TOKENS."""
+    """How a flight ended. ``retry_at`` is Unix seconds; ``generation`` comes with TOKENS, and with
+    REJECTED: the one whose refresh token was rejected."""
 
     answer: Answer
     generation: Generation[U] | None = None
@@ -180,7 +182,7 @@ class Rotation(Generic[U]):
             return Result(Answer.KNOWN_DEAD)
         unpublished = self._unpublished.get(sid)
         if unpublished is not None and unpublished.gen > wanted.generation.gen:
-            return Result(Answer.TOKENS, unpublished)
+            return await self._still_alive(unpublished)
         flight, began = self._joined(wanted)
         loop = asyncio.get_running_loop()
         if token is Token.DUE:
@@ -199,6 +201,15 @@ class Rotation(Generic[U]):
             # One request clears the cookie: the one that asked.
             return result._replace(answer=Answer.KNOWN_DEAD)
         return result
+
+    async def _still_alive(self, unpublished: Generation[U]) -> Result[U]:
+        """What the store has not taken yet, unless it has taken a sign-out meanwhile."""
+        with suppress(StoreUnavailable):
+            _, record = await self._change(unpublished.sid, _unchanged)
+            if record is not None and record.ended:
+                self._has_ended(unpublished.sid)
+                return Result(Answer.KNOWN_DEAD)
+        return Result(Answer.TOKENS, unpublished)
 
     def _joined(self, wanted: Wanted[U]) -> tuple[_Flight[U], bool]:
         key = (wanted.generation.sid, wanted.generation.gen, wanted.judge)
@@ -299,6 +310,8 @@ class Rotation(Generic[U]):
         if record.ended or generation.sid in self._ended:
             self._has_ended(generation.sid)
             return None
+        if record.rejected is not None and record.rejected >= max(record.gen, generation.gen):
+            return None  # dead as well, and a new sign-in need not have passed by here
         if record.gen <= generation.gen:
             return generation
         return self._opened(record, generation) or generation
@@ -540,10 +553,21 @@ class Rotation(Generic[U]):
             log.warning("session %s was not refreshed: %s", label(base.sid), _told(failure, base))
         try:
             give_back = partial(rec.released, owner=owner, retry_at=result.retry_at)
-            await self._change(base.sid, give_back, store)
+            _, after = await self._change(base.sid, give_back, store)
         except StoreUnavailable as error:
             self._store_is_down(error)  # the lease lapses by itself
-        return result
+            return result
+        return self._overtaken(after, base) or result
+
+    def _overtaken(self, after: Record | None, base: Generation[U]) -> Result[U] | None:
+        """A sign-out, or another's newer generation, that came while the provider was asked."""
+        if after is None:
+            return None
+        if after.ended:
+            self._has_ended(base.sid)
+            return Result(Answer.KNOWN_DEAD)
+        newest = self._opened(after, base) if after.gen > base.gen else None
+        return None if newest is None else Result(Answer.TOKENS, newest)
 
     async def _rejected(self, base: Generation[U], owner: str, store: RefreshStore) -> Result[U]:
         """Believe it after one more look: a newer generation may have come meanwhile."""
@@ -551,17 +575,12 @@ class Rotation(Generic[U]):
             rec.rejected, owner=owner, gen=base.gen, expires_at=self._tombstone_until(base)
         )
         _, after = await self._change(base.sid, change, store)
-        assert after is not None
-        if after.ended:
-            self._has_ended(base.sid)
-            return Result(Answer.KNOWN_DEAD)
-        if after.gen > base.gen:
-            newest = self._opened(after, base)
-            if newest is not None:
-                return Result(Answer.TOKENS, newest)
+        overtaken = self._overtaken(after, base)
+        if overtaken is not None:
+            return overtaken
         self._tell(EventKind.REJECTED, base.sid, base)
         log.info("session %s: the provider rejected its refresh token", label(base.sid))
-        return Result(Answer.REJECTED)
+        return Result(Answer.REJECTED, base)
 
     # -- replays ----------------------------------------------------------------------------------
 

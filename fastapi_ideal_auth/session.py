@@ -325,7 +325,7 @@ class Session(Generic[U]):
         elif outcome.gets is Gets.UNAUTHORIZED:
             self._generation = None
             if outcome.cookie is Cookie.CLEARED:
-                self._write = _Write(generation, now, clears=True)
+                self._write = _Write(result.generation or generation, now, clears=True)
         return outcome.gets
 
     def _changed_since(self, verdict: _Verdict) -> bool:
@@ -377,7 +377,9 @@ class Session(Generic[U]):
         if generation is None:
             return []
         if write.clears and generation.gen <= write.generation.gen:
-            return clear_lines(auth.cookies, self._cookies)
+            # Only at once: a late one would take the cookie of a new sign-in with it.
+            soon = 0 <= now - write.at < LOOK_AGAIN
+            return clear_lines(auth.cookies, self._cookies) if soon else []
         try:
             return auth.cookie_lines(generation, self._cookies, now=now)
         except CookieTooLarge as error:

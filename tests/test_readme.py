@@ -91,3 +91,9 @@ def test_files_it_names_are_there() -> None:
 def test_tests_it_names_are_there() -> None:
     for file, test in re.findall(r"`(tests/\w+\.py)::(\w+)`", README):
         assert re.search(rf"def {test}\(", (ROOT / file).read_text()), f"{file}::{test}"
+
+
+def test_the_promises_are_the_ones_that_are_tested() -> None:
+    from .promises import FILE, page
+
+    assert FILE.read_text() == page(), "run `python -m tests.promises`"

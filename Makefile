@@ -34,9 +34,7 @@ types: $(READY)  ## mypy (strict) and pyright
 	$(BIN)/pyright
 
 bench: $(READY)  ## the fresh path against its limit, waiting for a refresh, sessions lost
-	$(BIN)/python -m benchmarks.fresh_path
-	$(BIN)/python -m benchmarks.waiting
-	$(BIN)/python -m benchmarks.simulation
+	$(BIN)/python -m benchmarks
 
 clean:           ## remove what the commands above made
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

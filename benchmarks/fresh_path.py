@@ -170,15 +170,18 @@ async def measure(size: int) -> dict[str, float]:
 
 
 async def main() -> None:
+    print("µs that are added to a bare route, and how many times what the limit adds\n")
+    print("| access token | bare route | | added | × the limit |")
+    print("|---:|---:|---|---:|---:|")
     for size in (500, 1500, 3500):
         best = await measure(size)
         base = best["bare"]
         by_hand = best["limit, by hand"] - base
-        print(f"\naccess token of {size} characters (bare route {base:.0f} µs)")
         for name, micros in best.items():
             if name != "bare":
                 added = micros - base
-                print(f"  {name:22} +{added:5.1f} µs   {added / by_hand:4.2f} × the limit")
+                cells = f"{name} | {added:.1f} | {added / by_hand:.2f}"
+                print(f"| {size} characters | {base:.0f} | {cells} |")
 
 
 if __name__ == "__main__":

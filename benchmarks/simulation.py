@@ -134,12 +134,16 @@ def table(refreshes: int, seed: int = 1) -> list[tuple[World, dict[str, float]]]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation")
     parser.add_argument("--refreshes", type=int, default=100_000, help="a cell (100,000)")
-    options = parser.parse_args()
+    report(parser.parse_args().refreshes)
+
+
+def report(refreshes: int) -> None:
+    """Print the table."""
     print("sessions lost per million refreshes\n")
     names = "".join(f" {name} |" for name in STRATEGIES)
     print(f"| hosts | requests at once | responses lost |{names}")
     print("|---:|---:|---:|" + "---:|" * len(STRATEGIES))
-    for world, row in table(options.refreshes):
+    for world, row in table(refreshes):
         cells = "".join(f" {value:,.0f} |" for value in row.values())
         print(f"| {world.hosts} | {world.burst} | {world.loss:.1%} |{cells}")
 

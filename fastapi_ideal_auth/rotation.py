@@ -258,18 +258,23 @@ class Rotation(Generic[U]):
         await self._change(generation.sid, change)
         self._remember(generation)
 
-    async def completed(self, generation: Generation[U]) -> Generation[U] | None:
+    async def completed(self, generation: Generation[U], *, at: float) -> Generation[U] | None:
         """The generation with its tokens, or a newer one; ``None`` where no record has them.
 
-        A generation never changes, so what this process saw once it need not read again. Raises
+        A generation never changes, so what this process saw once it need not read again. ``at``:
+        when the cookie arrived, for an older one is judged as a replay here. Raises
         `StoreUnavailable`.
         """
         if generation.sid in self._ended:
             return None
         held = self._newest.get(generation.sid)
-        if held is None or held.gen < generation.gen:
+        if held is None or held.gen != generation.gen:
             _, record = await self._change(generation.sid, _unchanged)
             if record is None or record.ended or record.gen < generation.gen:
+                return None
+            self._watch_for_replay(record, Wanted(generation, generation.gen, at, judge=True))
+            if self._strict and rec.is_replay(record, presented=generation.gen, at=at):
+                await self._end_replayed(record, generation)
                 return None
             held = self._opened(record, generation)
             if held is None:

@@ -246,7 +246,7 @@ class Session(Generic[U]):
         """Get the tokens that the cookie does not carry."""
         epoch = self._epoch
         try:
-            held = await self._auth.rotation.completed(carried)
+            held = await self._auth.rotation.completed(carried, at=self._at)
         except StoreUnavailable as error:
             self._checked = False
             log.warning("%s", error)
@@ -295,7 +295,7 @@ class Session(Generic[U]):
             return SIGNED_OUT.gets
         token = auth.timing.token(generation)
         if token is Token.FRESH:
-            if auth.strict:
+            if auth.strict and generation.gen == self._presented:
                 await auth.rotation.acknowledge(generation, at=self._at)
             self._verdict = _Verdict(FRESH.gets, self._at)
             return FRESH.gets

@@ -276,12 +276,14 @@ class Hosts:
         """A further host; ``ahead``: seconds by which its clock is ahead."""
         return Host(store, self.wire, lambda: self.clock() + ahead, **self.options)
 
-    def sign_in(self) -> str:
+    async def sign_in(self) -> str:
         """The cookie of a new session."""
         auth = self.all[0].auth
         now = self.clock()
         user = self.wire.provider.user(User, clock=self.clock, id="1")
         generation = begin(user, now=now, remember=None, lifetimes=auth.lifetimes)
+        if auth.tokens_in_store:
+            await auth.rotation.keep(generation)
         lines = auth.cookie_lines(generation, read(None, auth.cookies), now=now)
         return lines[0].split(";")[0]
 

@@ -196,6 +196,16 @@ CELLS: Final = [
 ]
 HERE: Final = [cell for cell in CELLS if cell.values[0] not in PROCESSES]
 ELSEWHERE: Final = [cell for cell in CELLS if cell.values[0] in PROCESSES]
+# A sign-out is seen as soon as the tokens are read, and without its record a session is gone: these
+# rows are in tests/test_tokens_in_store.py, as what they are there.
+OTHERWISE: Final = (
+    Fault.SIGN_OUT,
+    Fault.SIGN_OUT_STORE_DOWN,
+    Fault.OWN_STORE,
+    Fault.MEMORY_RESTARTED,
+    Fault.FAILOVER,
+)
+IN_STORE: Final = [cell for cell in HERE if cell.values[0] not in OTHERWISE]
 EMPTY: Final = [cell for cell, outcome in EXPECTED.items() if isinstance(outcome, NotApplicable)]
 
 
@@ -679,13 +689,15 @@ def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 async def scene(
-    fault: Fault, step: Step, store: RefreshStore, request: pytest.FixtureRequest
+    fault: Fault, step: Step, store: RefreshStore, tokens: str, request: pytest.FixtureRequest
 ) -> AsyncIterator[Scene]:
     url = request.getfixturevalue("redis_url") if isinstance(store, RedisStore) else None
-    options = {"replay_detection": "strict"} if fault is Fault.LATE_STRICT else {}
+    options = {"tokens": tokens}
+    if fault is Fault.LATE_STRICT:
+        options["replay_detection"] = "strict"
     hosts = Hosts(store, **options)
     hosts.wire.grace = fault is Fault.DROPPED_WITH_GRACE
-    scene = Scene(hosts, hosts.sign_in(), fault, step, Admin(store, url))
+    scene = Scene(hosts, await hosts.sign_in(), fault, step, Admin(store, url))
     ahead = {Fault.CLOCK_AHEAD: 30.0, Fault.CLOCK_BEHIND: -30.0}.get(fault)
     if ahead is not None:
         scene.stranger = hosts.another(scene.admin.another_store(), ahead=ahead)
@@ -700,8 +712,19 @@ async def scene(
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("tokens", ["cookie"])
 @pytest.mark.parametrize(("fault", "step", "store"), HERE, indirect=["store"])
-async def test_in_process(fault: Fault, step: Step, scene: Scene) -> None:
+async def test_in_process(fault: Fault, step: Step, tokens: str, scene: Scene) -> None:
+    async with asyncio.timeout(30):  # a refresh that hangs fails, and lets go of what it holds
+        await play(scene)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("tokens", ["store"])
+@pytest.mark.parametrize(("fault", "step", "store"), IN_STORE, indirect=["store"])
+async def test_with_the_tokens_in_the_store(
+    fault: Fault, step: Step, tokens: str, scene: Scene
+) -> None:
     async with asyncio.timeout(30):  # a refresh that hangs fails, and lets go of what it holds
         await play(scene)
         await check_of(fault, step)(scene)
@@ -728,10 +751,10 @@ class Browser:
     def __init__(self, hosts: Hosts, chance: random.Random) -> None:
         self.hosts = hosts
         self.chance = chance
-        self.cookies = [hosts.sign_in()]
+        self.cookies: list[str] = []
 
-    def sign_in(self) -> None:
-        self.cookies = [self.hosts.sign_in()]
+    async def sign_in(self) -> None:
+        self.cookies = [await self.hosts.sign_in()]
 
     def wait_until_it_is_due(self) -> None:
         auth, clock = self.hosts.all[0].auth, self.hosts.clock
@@ -755,6 +778,7 @@ async def test_a_thousand_refreshes_with_random_faults_sign_out_at_the_named_win
     store = MemoryStore()
     hosts = Hosts(store)
     browser = Browser(hosts, chance)
+    await browser.sign_in()
     rounds = 0
     expected: Counter[Window] = Counter()
     found: Counter[Window] = Counter()
@@ -774,7 +798,7 @@ async def test_a_thousand_refreshes_with_random_faults_sign_out_at_the_named_win
             expected[outcome] += 1
             await hosts.all[2].get(scene.cookie)
             found[outcome] += hosts.wire.provider.reused - reused
-            browser.sign_in()
+            await browser.sign_in()
         else:
             await browser.look()
             assert hosts.wire.provider.reused == reused, f"signed out: {fault}, {step}"

@@ -73,8 +73,12 @@ class GatedProvider(RotatingProvider):
 class Worker:
     """One process: an `IdealAuth` of its own, and an app whose long poll waits to be let go."""
 
-    def __init__(self, provider: RotatingProvider, store: RefreshStore, clock: Clock) -> None:
-        self.auth = IdealAuth(User, secret=SECRET, provider=provider, store=store, clock=clock)
+    def __init__(
+        self, provider: RotatingProvider, store: RefreshStore, clock: Clock, **options: Any
+    ) -> None:
+        self.auth = IdealAuth(
+            User, secret=SECRET, provider=provider, store=store, clock=clock, **options
+        )
         self.polls: list[asyncio.Event] = []
         self.app = FastAPI()
         self.auth.install(self.app)
@@ -94,7 +98,7 @@ class Worker:
             over = asyncio.Event()
             self.polls.append(over)
             await over.wait()
-            return user and {"access_token": user.access_token, "id": user.id}
+            return None if user is None else {"access_token": user.access_token, "id": user.id}
 
         @app.get("/page")
         async def page(user: Annotated[User, Depends(auth.user_or_login)]) -> str:
@@ -140,7 +144,8 @@ class Worker:
 class Browser:
     """One cookie, and two workers to ask."""
 
-    def __init__(self, store: RefreshStore | None = None) -> None:
+    def __init__(self, store: RefreshStore | None = None, **options: Any) -> None:
+        self.options = options
         self.clock = Clock()
         self.provider = GatedProvider()
         self.store = store or MemoryStore()
@@ -149,7 +154,7 @@ class Browser:
         self.refresh_token = ""
 
     def worker(self) -> Worker:
-        return Worker(self.provider, self.store, self.clock)
+        return Worker(self.provider, self.store, self.clock, **self.options)
 
     async def enter(self, who: str, worker: int = 0) -> str:
         response = await self.workers[worker].request(f"/enter?who={who}", self.jar, "POST")
@@ -336,10 +341,10 @@ TROUBLES = st.sampled_from(
 class Orders(RuleBasedStateMachine):
     """A browser, two workers and a provider that forgives nothing, in any order of events."""
 
-    def __init__(self, store: RefreshStore) -> None:
+    def __init__(self, store: RefreshStore, **options: Any) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.browser = Browser(store)
+        self.browser = Browser(store, **options)
         self.clock, self.provider = self.browser.clock, self.browser.provider
         self.lives: list[Life] = []
         self.cookies: list[Held] = []
@@ -597,19 +602,24 @@ class Orders(RuleBasedStateMachine):
         await self.browser.store.aclose()
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_no_random_order_of_events_loses_or_mixes_up_a_session(kind: str, tmp_path: Path) -> None:
+# How often; a walk takes some 20 ms.
+WALKS = {("memory", "cookie"): 250, ("memory", "store"): 150, ("sqlite", "cookie"): 75}
+
+
+@pytest.mark.parametrize(("kind", "tokens"), WALKS)
+def test_no_random_order_of_events_loses_or_mixes_up_a_session(
+    kind: str, tokens: str, tmp_path: Path
+) -> None:
     numbers = itertools.count()
 
     def machine() -> Orders:
         path = tmp_path / f"{next(numbers)}.sqlite3"
-        return Orders(MemoryStore() if kind == "memory" else SQLiteStore(path))
+        return Orders(MemoryStore() if kind == "memory" else SQLiteStore(path), tokens=tokens)
 
-    examples = {"memory": 100, "sqlite": 30}[kind]
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples,
+            max_examples=WALKS[kind, tokens],
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fastapi_ideal_auth import SessionUser
+from fastapi_ideal_auth import RefreshStore, SessionUser
 from fastapi_ideal_auth.refresh import OUTCOMES, Answer, Token
 from fastapi_ideal_auth.testing import login
 
@@ -314,8 +314,10 @@ def test_an_older_generation_asks_only_if_the_newest_is_due_too(world: World) ->
     assert (world.wire.requests, world.wire.provider.reused) == (5, 0)
 
 
-def test_a_replay_with_strict_detection_gets_401_and_ends_the_session() -> None:
-    world = World(replay_detection="strict")
+def test_a_replay_with_strict_detection_gets_401_and_ends_the_session(
+    store: RefreshStore,
+) -> None:
+    world = World(store=store, replay_detection="strict")
     world.sign_in()
     stolen = world.cookie
     assert stolen is not None
@@ -331,8 +333,10 @@ def test_a_replay_with_strict_detection_gets_401_and_ends_the_session() -> None:
     assert world.wire.requests == 1
 
 
-def test_a_late_request_within_the_grace_is_no_replay() -> None:
-    world = World(replay_detection="strict")
+def test_a_late_request_within_the_grace_is_no_replay(
+    store: RefreshStore,
+) -> None:
+    world = World(store=store, replay_detection="strict")
     world.sign_in()
     old = world.cookie
     assert old is not None
@@ -343,9 +347,11 @@ def test_a_late_request_within_the_grace_is_no_replay() -> None:
     assert world.present(old).status_code == 200
 
 
-def test_strict_detection_hands_over_what_was_never_presented() -> None:
+def test_strict_detection_hands_over_what_was_never_presented(
+    store: RefreshStore,
+) -> None:
     """The answer was lost: the browser cannot have the newest, so the old cookie is no replay."""
-    world = World(replay_detection="strict")
+    world = World(store=store, replay_detection="strict")
     world.sign_in()
     old = world.cookie
     assert old is not None

@@ -103,6 +103,36 @@ def test_signing_out_ends_it_at_once_in_this_process(world: World) -> None:
     assert world.present(copy).status_code == 401
 
 
+def test_a_sign_out_elsewhere_is_seen_where_the_tokens_are_read(world: World) -> None:
+    from .support import app_of
+
+    world.sign_in()
+    elsewhere = [world.browser(app_of(world.another_auth(tokens="store"))) for _ in range(2)]
+    for client in elsewhere:
+        client.cookies = world.client.cookies
+    copy = {"cookie": f"{world.auth.cookie_name}={world.cookie}"}
+    assert elsewhere[0].get("/token").status_code == 200  # it has read them
+    world.client.post("/leave")
+    assert elsewhere[1].get("/token", headers=copy).status_code == 401
+    assert elsewhere[0].get("/token", headers=copy).status_code == 200  # the window: still fresh
+    world.clock.advance(DUE)
+    assert elsewhere[0].get("/token", headers=copy).status_code == 401
+
+
+def test_strict_detection_judges_an_older_cookie_as_its_tokens_are_looked_for() -> None:
+    world = World(tokens="store", replay_detection="strict")
+    world.sign_in()
+    stolen = world.cookie
+    assert stolen is not None
+    world.clock.advance(DUE)
+    world.client.get("/token")
+    assert world.client.get("/token").status_code == 200  # presented
+    world.clock.advance(61)
+    response = world.present(stolen)
+    assert (response.status_code, "set-cookie" in response.headers) == (401, False)
+    assert world.client.get("/token").status_code == 401
+
+
 def test_signing_out_revokes_the_token_that_only_the_store_has() -> None:
     world = World(tokens="store")
     provider = world.wire.provider

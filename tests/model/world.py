@@ -8,8 +8,8 @@ may come between. It does not know seals, the cookie's bytes, HTTP, or asyncio.
 ==============  ==================================================================================
 step            the code it mirrors
 ==============  ==================================================================================
-ARRIVE          ``Session._decide``, then ``Rotation.result`` and ``_joined``. The cookie is any
-                that was ever set: a request may be as late as it likes
+ARRIVE          ``Session._decide``, then ``Rotation.result``, ``_joined`` or ``_still_alive``. The
+                cookie is any that was ever set: a request may be as late as it likes
 GIVE_UP         ``Rotation.result``: the caller is cancelled, or its deadline passes
 LOOK            ``_flight``: one turn of its loop, ``store.apply(leased)`` and what it says
 SEND            ``_lead``: the look at the lease right before sending, each time
@@ -21,7 +21,7 @@ PUBLISH         ``_publish`` and ``_published``: the store takes the new generat
                 have it in the same step, since nothing between could make a difference to them
 PUBLISH_FAILS   ``_publish``: the store does not take it; callers have it, the flight goes on
 BELIEVE         ``_rejected``: the rejection is written, unless a newer generation is there
-GIVE_BACK       ``_failed``: ``store.apply(released)``
+GIVE_BACK       ``_failed``: ``store.apply(released)``, and what else has come into the record
 START           ``Session._lines`` less than ``LOOK_AGAIN`` after the answer: no look
 START_LATE      ``Session._lines`` and ``Rotation.newest``, after a long poll
 DELIVER         the Set-Cookie of a response reaches the browser. It may do so never (lost), once,
@@ -232,7 +232,9 @@ class World:
         return state.record(session, end(state.records[session])), None
 
     def _crashes(self, state: State) -> Iterator[Step]:
-        busy = {r.worker for r in (*state.waiting, *state.answered, *state.flights)}
+        busy = {request.worker for request in state.waiting}
+        busy |= {request.worker for request in state.answered}
+        busy |= {flight.worker for flight in state.flights}
         for worker in sorted(busy - {NOBODY}):
             yield Step(Does.CRASH, (worker,), self._crashed(state, worker))
 
@@ -279,11 +281,11 @@ class World:
         told = cookie, worker
         late = ended(state.records[cookie.session])
         held = _held(state, cookie, worker)
-        if held is not None and not self.rules.store_before_memory:
+        if held is not None:
+            looked = state.up and self.rules.store_before_memory
+            answer = Answer.KNOWN_DEAD if looked and late else Answer.TOKENS
             request = Waiting(worker, cookie, began=False, late=late)
-            return self._told(
-                Does.ARRIVE, told, state.wait(request), [request], Answer.TOKENS, held
-            )
+            return self._told(Does.ARRIVE, told, state.wait(request), [request], answer, held)
         joined = any(
             flight.worker == worker and flight.key == cookie and flight.at != UNPUBLISHED
             for flight in state.flights
@@ -299,7 +301,7 @@ class World:
         state: State,
         flight: Flight,
         answer: Answer,
-        newest: Tokens | None = None,
+        tokens: Tokens | None = None,
         *,
         flies_on: Flight | None = None,
     ) -> Step:
@@ -313,7 +315,7 @@ class World:
         name = GONE if flies_on is None else flies_on.owner
         after = state.record(session, renamed(state.records[session], flight.owner, name))
         after = after.fly(flight, flies_on)
-        return self._told(does, (flight.base, flight.worker), after, callers, answer, newest)
+        return self._told(does, (flight.base, flight.worker), after, callers, answer, tokens)
 
     def _told(
         self,
@@ -322,9 +324,12 @@ class World:
         state: State,
         callers: list[Waiting],
         answer: Answer,
-        newest: Tokens | None,
+        tokens: Tokens | None,
     ) -> Step:
-        """``Rotation.result`` returns; ``Session._refresh`` goes by the outcome table."""
+        """``Rotation.result`` returns; ``Session._refresh`` goes by the outcome table.
+
+        ``tokens`` are the newest, or what was rejected.
+        """
         broken, excuse = None, None
         for request in callers:
             state = state.leave(request)
@@ -332,27 +337,19 @@ class World:
             if answer is Answer.REJECTED and not request.began:
                 mine = Answer.KNOWN_DEAD
             gets, cookie = OUTCOMES[token_of(request.tokens, state.now), mine]
-            if newest is not None and newest.session != request.tokens.session:
+            if tokens is not None and tokens.session != request.tokens.session:
                 broken = Broken.MIXED_UP
             if request.late and gets in (Gets.USER, Gets.NEWEST):
                 if state.up:
                     broken = Broken.CAME_BACK
                 else:
                     excuse = Window.UNCHECKED
-            writes = newest if cookie is Cookie.REPLACED else None
             clears = cookie is Cookie.CLEARED or (
                 gets is Gets.UNAUTHORIZED and not self.rules.only_the_asker_clears
             )
-            if writes is not None or clears:
-                state = state.answer(
-                    Answered(
-                        request.worker,
-                        writes or request.tokens,
-                        clears,
-                        state.now,
-                        len(state.grants),
-                    )
-                )
+            if cookie is Cookie.REPLACED or clears:
+                about, epoch = tokens or request.tokens, len(state.grants)
+                state = state.answer(Answered(request.worker, about, clears, state.now, epoch))
         return Step(does, (*told, answer.name), state, broken, excuse)
 
     # -- a flight ---------------------------------------------------------------------------------
@@ -381,10 +378,8 @@ class World:
         if not self.rules.workers_meet:
             yield Step(Does.LOOK, (*told, Says.YOURS.name), state.fly(flight, leading))
             return
-        held = _held(state, flight.base, flight.worker)
         if not state.up:
-            answer = Answer.UNAVAILABLE if held is None else Answer.TOKENS
-            yield self._landed(Does.LOOK, state, flight, answer, held)
+            yield self._landed(Does.LOOK, state, flight, Answer.UNAVAILABLE)
             return
         session, gen = flight.base[:2]
         if flight.waited and not self.rules.looks_under_lease:
@@ -392,8 +387,6 @@ class World:
         number, says = look(state.records[session], gen, flight.key.gen, flight.owner, state.now)
         looked = state.record(session, number)
         match says:
-            case Says.WAIT | Says.YOURS if held is not None:
-                yield self._landed(Does.LOOK, looked, flight, Answer.TOKENS, held)
             case Says.WAIT if flight.waited:
                 pass  # nothing has changed
             case Says.WAIT:
@@ -484,27 +477,30 @@ class World:
         )
 
     def _believes(self, state: State, flight: Flight) -> Step:
-        if not self.rules.workers_meet:
-            return self._landed(Does.BELIEVE, state, flight, Answer.REJECTED)
-        if not state.up:
-            return self._landed(Does.BELIEVE, state, flight, Answer.UNAVAILABLE)
         session, gen = flight.base[:2]
-        number = reject(state.records[session], flight.owner, gen)
-        after = state.record(session, number)
-        if ended(number):
-            return self._landed(Does.BELIEVE, after, flight, Answer.KNOWN_DEAD)
-        if newest_gen(number) > gen:
-            return self._landed(Does.BELIEVE, after, flight, Answer.TOKENS, newest_in(number))
-        return self._landed(Does.BELIEVE, after, flight, Answer.REJECTED)
+        answer, newest = Answer.REJECTED, flight.base
+        if not state.up:
+            answer = Answer.UNAVAILABLE
+        elif self.rules.workers_meet:
+            number = reject(state.records[session], flight.owner, gen)
+            state = state.record(session, number)
+            answer, newest = self._overtaken(number, flight.base) or (answer, newest)
+        return self._landed(Does.BELIEVE, state, flight, answer, newest)
 
     def _gives_back(self, state: State, flight: Flight) -> Step:
-        session, answer = flight.base.session, Answer.UNAVAILABLE
+        session, answer, newest = flight.base.session, Answer.UNAVAILABLE, flight.base
         if state.up and self.rules.workers_meet:
             number = give_back(state.records[session], flight.owner, state.now)
             state = state.record(session, number)
-            if ended(number) and self.rules.failure_sees_the_end:
-                answer = Answer.KNOWN_DEAD
-        return self._landed(Does.GIVE_BACK, state, flight, answer)
+            if self.rules.failure_sees_the_end:
+                answer, newest = self._overtaken(number, flight.base) or (answer, newest)
+        return self._landed(Does.GIVE_BACK, state, flight, answer, newest)
+
+    def _overtaken(self, number: int, base: Tokens) -> tuple[Answer, Tokens] | None:
+        """What has come into the record while the provider was asked."""
+        if ended(number):
+            return Answer.KNOWN_DEAD, base
+        return (Answer.TOKENS, newest_in(number)) if newest_gen(number) > base.gen else None
 
     # -- a response -------------------------------------------------------------------------------
 
@@ -533,10 +529,11 @@ class World:
             number = state.records[tokens.session]
             if not state.up or ended(number):
                 return None
-            newest = max(newest_gen(number), tokens.gen)
-            if self.rules.rejected_is_over and rejected_gen(number) >= newest:
+            newer = newest_gen(number) > tokens.gen
+            dead = rejected_gen(number) >= max(newest_gen(number), tokens.gen)
+            if self.rules.rejected_is_over and (dead or (clears and not newer)):
                 return None
-            if newest_gen(number) > tokens.gen:
+            if newer:
                 tokens, clears = newest_in(number), False
         return Message(CLEAR if clears else SET, tokens, len(state.grants))
 

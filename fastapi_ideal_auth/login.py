@@ -83,7 +83,7 @@ def router(auth: IdealAuth[Any]) -> APIRouter:
         response_class=RedirectResponse,
         responses={403: _RESPONSES[403]},
     )
-    async def login(request: Request, next: str | None = None) -> Response:  # noqa: A002
+    async def login(request: Request, next: str | None = None) -> Response:  # noqa: A002 - wire name
         session_of(request, auth)  # without the middleware nobody could stay signed in
         attempt = _begin(auth, provider, request, next)
         response = RedirectResponse(
@@ -126,7 +126,7 @@ def router(auth: IdealAuth[Any]) -> APIRouter:
         response_class=HTMLResponse,
         responses={303: {"description": "Nobody is signed in"}, 403: _RESPONSES[403]},
     )
-    async def confirm_logout(request: Request, next: str | None = None) -> Response:  # noqa: A002
+    async def confirm_logout(request: Request, next: str | None = None) -> Response:  # noqa: A002 - wire name
         session: Session[Any] = session_of(request, auth)
         session._open()
         if session.user is None:
@@ -145,7 +145,7 @@ def router(auth: IdealAuth[Any]) -> APIRouter:
         response_class=RedirectResponse,
         responses={403: _RESPONSES[403]},
     )
-    async def logout(request: Request, next: str | None = None) -> Response:  # noqa: A002
+    async def logout(request: Request, next: str | None = None) -> Response:  # noqa: A002 - wire name
         await session_of(request, auth).logout()
         return _onward(local_path(next))
 

@@ -29,7 +29,7 @@ class RefreshStore(ABC):
     async def open(self) -> None:  # noqa: B027 - many stores have nothing to open
         """Make ready; called by the lifespan, or not at all: `apply` must manage without."""
 
-    async def aclose(self) -> None:  # noqa: B027
+    async def aclose(self) -> None:  # noqa: B027 - or to close
         """Let go of connections and files. The store may be opened again."""
 
     @abstractmethod

@@ -259,8 +259,6 @@ class Session(Generic[U]):
             self._generation = None
             return
         self._adopt(held)
-        if held.gen > carried.gen:  # the store keeps the newest alone
-            self._write = _Write(held, self._auth.clock())
 
     async def _stored(self, generation: Generation[U]) -> bool:
         try:
@@ -297,6 +295,9 @@ class Session(Generic[U]):
         if token is Token.FRESH:
             if auth.strict and generation.gen == self._presented:
                 await auth.rotation.acknowledge(generation, at=self._at)
+            if generation.gen > self._presented and self._write is None:
+                # The store keeps the newest tokens alone, so an older cookie is served with them.
+                self._write = _Write(self._kept, auth.clock())
             self._verdict = _Verdict(FRESH.gets, self._at)
             return FRESH.gets
         return await self._refresh(token, judge=verdict is None)

@@ -103,6 +103,19 @@ def test_signing_out_ends_it_at_once_in_this_process(world: World) -> None:
     assert world.present(copy).status_code == 401
 
 
+def test_an_older_cookie_of_a_rejected_session_is_left_alone(world: World) -> None:
+    world.sign_in()
+    old = world.cookie
+    assert old is not None
+    world.clock.advance(EXPIRED)
+    world.client.get("/token")
+    world.clock.advance(EXPIRED)
+    world.wire.fault = lambda _: httpx.Response(400, json={"error": "invalid_grant"})
+    assert world.client.get("/token").status_code == 401
+    response = world.present(old)
+    assert (response.status_code, "set-cookie" in response.headers) == (401, False)
+
+
 def test_a_sign_out_elsewhere_is_seen_where_the_tokens_are_read(world: World) -> None:
     from .support import app_of
 

@@ -36,6 +36,7 @@ def auth(**options: Any) -> IdealAuth[User]:
     return IdealAuth(User, **{"secret": SECRET, "store": MemoryStore(), **options})
 
 
+# A type checker refuses many of these, hence the ignores: who has none is to be told as well.
 MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "a short secret": (lambda: auth(secret="short"), r"5 characters and needs 32.*secret`"),
     "no secret": (lambda: auth(secret=[]), r"empty.*python -m fastapi_ideal_auth secret"),

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
-from . import login as _login
 from .cookies import WARN_BYTES, CookieSettings, Presented, candidates, set_lines
 from .dependencies import CurrentSession, FreshUser, OptionalUser, UserOrLogin
 from .errors import (
@@ -23,6 +22,8 @@ from .errors import (
     StoreUnavailable,
 )
 from .generation import Codec, Generation, Lifetimes, cookie_max_age
+from .login import add_login
+from .logout import add_logout
 from .middleware import SessionMiddleware
 from .oauth import LONGEST_LIFETIME, TokenResponse
 from .openapi import RESPONSES, attach
@@ -236,7 +237,10 @@ class IdealAuth(Generic[U]):
     @functools.cached_property
     def router(self) -> APIRouter:
         """``/login``, ``/callback`` and ``/logout``, for ``app.include_router``."""
-        return _login.router(self)
+        routes = APIRouter(tags=["session"])
+        add_login(routes, self)
+        add_logout(routes, self)
+        return routes
 
     @property
     def responses(self) -> dict[int | str, dict[str, Any]]:

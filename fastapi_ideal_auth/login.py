@@ -1,4 +1,4 @@
-"""Sign-in and sign-out: the authorization code flow with PKCE, and the end of a session.
+"""Sign-in: the authorization code flow with PKCE, from /login to /callback.
 
 Each attempt to sign in has a short-lived sealed cookie of its own, so that two tabs can sign in at
 once and a callback is good only in the browser that began it (no login CSRF).
@@ -12,12 +12,11 @@ import logging
 import re
 import secrets
 from collections.abc import Mapping
-from html import escape
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
 
 from .cookies import clear_cookie_line, set_cookie_line
@@ -32,9 +31,10 @@ from .errors import (
 )
 from .oauth import TokenResponse, code_challenge
 from .origin import local_path
+from .pages import add_cookie, failure, landing
 from .provider import OAuth2Provider
 from .seal import b64decode, b64encode
-from .session import Session, session_of
+from .session import session_of
 from .user import SessionUser
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ ATTEMPT_SECONDS: Final = 600
 ATTEMPTS: Final = 4
 """Attempts one browser may have open; more would crowd the request's headers."""
 _PURPOSE: Final = "login"
-_PAGE_POLICY: Final = "default-src 'none'; form-action 'self'; frame-ancestors 'none'"
 _STATE: Final = re.compile(r"[A-Za-z0-9_-]{22}")  # 128 bits
 _ERROR_CODE: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 §4.1.2.1
 
@@ -71,10 +70,12 @@ class _Attempt(NamedTuple):
     expires_at: int
 
 
-def router(auth: IdealAuth[Any]) -> APIRouter:
-    """The three routes. Raises `ConfigurationError` where the provider cannot sign anybody in."""
+def add_login(routes: APIRouter, auth: IdealAuth[Any]) -> None:
+    """Add ``/login`` and ``/callback``.
+
+    Raises `ConfigurationError` where the provider cannot sign anybody in.
+    """
     provider = _sign_in_provider(auth)
-    routes = APIRouter(tags=["session"])
 
     @routes.get(
         "/login",
@@ -95,8 +96,8 @@ def router(auth: IdealAuth[Any]) -> APIRouter:
             status_code=303,
         )
         for name in _open_attempts(auth, request)[: -(ATTEMPTS - 1)]:
-            _add_cookie(response, clear_cookie_line(name, auth.cookies))
-        _add_cookie(response, _attempt_cookie(auth, attempt))
+            add_cookie(response, clear_cookie_line(name, auth.cookies))
+        add_cookie(response, _attempt_cookie(auth, attempt))
         return response
 
     @routes.get(
@@ -115,41 +116,10 @@ def router(auth: IdealAuth[Any]) -> APIRouter:
         session_of(request, auth)
         attempt = _opened_attempt(auth, request, state)
         if attempt is None:
-            return _failure(request, 400, UNKNOWN_ATTEMPT)
+            return failure(request, 400, UNKNOWN_ATTEMPT)
         response = await _finish(auth, provider, request, attempt, code, error)
-        _add_cookie(response, clear_cookie_line(_attempt_name(auth, attempt.state), auth.cookies))
+        add_cookie(response, clear_cookie_line(_attempt_name(auth, attempt.state), auth.cookies))
         return response
-
-    @routes.get(
-        "/logout",
-        summary="Ask whether to sign out",
-        response_class=HTMLResponse,
-        responses={303: {"description": "Nobody is signed in"}, 403: _RESPONSES[403]},
-    )
-    async def confirm_logout(request: Request, next: str | None = None) -> Response:  # noqa: A002 - wire name
-        session: Session[Any] = session_of(request, auth)
-        session._open()
-        if session.user is None:
-            return _onward(local_path(next))
-        # A GET that signed out would let any page on the web do it with an image (logout CSRF).
-        return _page(
-            "Sign out?",
-            "You are signed in.",
-            '<form method="post"><button>Sign out</button></form>',
-        )
-
-    @routes.post(
-        "/logout",
-        summary="Sign out",
-        status_code=303,
-        response_class=RedirectResponse,
-        responses={403: _RESPONSES[403]},
-    )
-    async def logout(request: Request, next: str | None = None) -> Response:  # noqa: A002 - wire name
-        await session_of(request, auth).logout()
-        return _onward(local_path(next))
-
-    return routes
 
 
 def _sign_in_provider(auth: IdealAuth[Any]) -> OAuth2Provider:
@@ -227,9 +197,7 @@ async def _finish(
 ) -> Response:
     if error is not None or not code:
         told = error if error and _ERROR_CODE.fullmatch(error) else "no code"
-        return _failure(
-            request, 400, f"The sign-in was not completed ({told}). Please start again."
-        )
+        return failure(request, 400, f"The sign-in was not completed ({told}). Please start again.")
     try:
         tokens = await provider.exchange_code(
             code, redirect_uri=attempt.redirect_uri, code_verifier=attempt.code_verifier
@@ -238,17 +206,17 @@ async def _finish(
         user = await _user(auth, claims, tokens)
         await session_of(request, auth).login(user)
     except RefreshRejected:
-        return _failure(request, 400, UNKNOWN_ATTEMPT)
+        return failure(request, 400, UNKNOWN_ATTEMPT)
     except ProviderUnavailable as unavailable:
         log.warning("sign-in failed: %s", unavailable)
-        return _failure(request, 503, NOT_NOW)
+        return failure(request, 503, NOT_NOW)
     except StoreUnavailable as down:
         log.warning("sign-in failed: %s", down)
-        return _failure(request, 503, NOT_NOW)
+        return failure(request, 503, NOT_NOW)
     except (ProviderError, ConfigurationError, CookieTooLarge) as misfit:
         log.error("sign-in failed: %s", misfit)
-        return _failure(request, 503, NOT_NOW)
-    return _landing(auth, attempt.next)
+        return failure(request, 503, NOT_NOW)
+    return landing(attempt.next, auth.cookies)
 
 
 async def _claims(provider: OAuth2Provider, tokens: TokenResponse) -> Mapping[str, Any]:
@@ -294,59 +262,3 @@ def _standard_claims(claims: Mapping[str, Any], tokens: TokenResponse) -> dict[s
     subject = claims.get("sub", claims.get("id"))
     found = {"id": subject, "email": claims.get("email"), "name": claims.get("name")}
     return {name: value for name, value in found.items() if value is not None}
-
-
-# -- responses ------------------------------------------------------------------------------------
-
-
-def _landing(auth: IdealAuth[Any], path: str) -> Response:
-    if auth.cookies.samesite != "strict":
-        return _onward(path)
-    # The chain of redirects began at the provider, another site: a Strict cookie would stay away
-    # from its last hop too. A page that navigates by itself begins a chain of its own.
-    target = escape(path, quote=True)
-    return _page(
-        "Signed in",
-        f'<a href="{target}">Continue</a>',
-        head=f'<meta http-equiv="refresh" content="0;url={target}">',
-    )
-
-
-def _onward(path: str) -> Response:
-    return RedirectResponse(path, status_code=303)
-
-
-def _failure(request: Request, status: int, message: str) -> Response:
-    headers = {"Retry-After": "5"} if status == 503 else None
-    if "text/html" not in request.headers.get("accept", ""):
-        return JSONResponse({"detail": message}, status, headers)
-    again = request.url.path.removesuffix("/callback") + "/login"
-    link = f'<p><a href="{escape(again, quote=True)}">Sign in</a></p>'
-    return _page("Not signed in", escape(message), link, status=status, headers=headers)
-
-
-def _page(
-    title: str,
-    text: str,
-    body: str = "",
-    *,
-    head: str = "",
-    status: int = 200,
-    headers: Mapping[str, str] | None = None,
-) -> HTMLResponse:
-    return HTMLResponse(
-        f'<!doctype html><html lang="en"><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width">{head}'
-        f"<title>{title}</title><h1>{title}</h1><p>{text}</p>{body}</html>",
-        status_code=status,
-        headers={
-            "Content-Security-Policy": _PAGE_POLICY,
-            "Cache-Control": "no-store",
-            **(headers or {}),
-        },
-    )
-
-
-def _add_cookie(response: Response, line: str) -> None:
-    response.headers.append("set-cookie", line)
-    response.headers["cache-control"] = "no-store"

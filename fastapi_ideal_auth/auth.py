@@ -7,13 +7,14 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
 from .cookies import WARN_BYTES, CookieSettings, Presented, candidates, set_lines
 from .dependencies import CurrentSession, FreshUser, OptionalUser, UserOrLogin
+from .endings import Endings
 from .errors import (
     ConfigurationError,
     CookieTooLarge,
@@ -22,6 +23,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .generation import Codec, Generation, Lifetimes, cookie_max_age
+from .guarded import GuardedStore
 from .login import add_login
 from .logout import add_logout
 from .middleware import SessionMiddleware
@@ -100,6 +102,11 @@ class IdealAuth(Generic[U]):
     ``when_store_down``
         ``"closed"`` answers 503 for an expired token while the store is down; ``"open"`` refreshes
         process-locally.
+    ``check_ended_every``
+        Seconds for which this process believes that a session with a fresh token has not been
+        ended elsewhere, before it looks into the store again. ``None``: it looks when the token
+        is due, so that the fresh path does no I/O; a sign-out everywhere, or one at the provider,
+        then takes effect within the token's lifetime.
     ``http_client``
         An ``httpx.AsyncClient`` or ``httpx2.AsyncClient`` to use; it stays yours to close.
     ``on_event``
@@ -135,6 +142,7 @@ class IdealAuth(Generic[U]):
         validate_session: ValidateSession[U] | None = None,
         user_from_claims: UserFromClaims | None = None,
         when_store_down: Literal["closed", "open"] = "closed",
+        check_ended_every: float | None = None,
         http_client: AsyncHTTPClient | None = None,
         on_event: OnEvent | None = None,
         clock: Callable[[], float] = time.time,
@@ -144,6 +152,7 @@ class IdealAuth(Generic[U]):
             remember_max_age=remember_max_age,
             absolute_max_age=absolute_max_age,
             refresh_buffer=refresh_buffer,
+            check_ended_every=check_ended_every,
             tokens=tokens,
             replay_detection=replay_detection,
             when_store_down=when_store_down,
@@ -177,16 +186,27 @@ class IdealAuth(Generic[U]):
         self.strict = replay_detection == "strict"
         self.provider = provider
         self._http = HTTP(http_client)
-        ask, revoke = _wired(provider, self._http)
+        asked = _wired(provider, self._http)
         self.can_refresh = provider is not None
+        self.can_ask_resources = asked.takes_resource
         self.store = _default_store() if store is None else _checked_store(store)
         self.timing = Timing(clock, refresh_buffer, _timeout(provider))
         self._sealer: Sealer = (sealer or AESGCMSealer()).bind(self.ring)
         self._warned = False
+        guarded = GuardedStore(self.store, clock)
         self.rotation: Rotation[U] = Rotation(
-            ask=ask,
-            revoke=revoke,
-            store=self.store,
+            ask=asked.ask,
+            verify=getattr(provider, "verify_refreshed", None),
+            revoke=asked.revoke,
+            store=guarded,
+            endings=Endings(
+                store=guarded,
+                ring=self.ring,
+                cookie_name=self.cookie_name,
+                lifetimes=self.lifetimes,
+                clock=clock,
+                every=check_ended_every,
+            ),
             when_store_down=when_store_down,
             ring=self.ring,
             codec=self.codec,
@@ -254,6 +274,16 @@ class IdealAuth(Generic[U]):
             await self.store.open()
         except StoreUnavailable as error:
             log.error("%s; sessions are served and not refreshed until it is back", error)
+
+    async def end_sessions(self, *, user_id: str | int) -> None:
+        """Sign a user out everywhere: what they have signed in until now ends, on every device.
+
+        ``user_id`` is the `SessionUser.id`. It takes effect when a session's token is due, or
+        within ``check_ended_every`` seconds; its refresh token is revoked then. Signing in
+        afterwards works at once. Raises `StoreUnavailable` where it could not be written down:
+        nothing was ended then.
+        """
+        await self.rotation.endings.end_user(str(user_id))
 
     async def aclose(self) -> None:
         """Wait for refreshes under way, then close HTTP client and store."""
@@ -351,27 +381,44 @@ def _timeout(provider: object) -> float:
     return PROVIDER_TIMEOUT
 
 
-async def _no_provider(refresh_token: str) -> None:
+class _Asked(NamedTuple):
+    """What a provider can be asked, whatever was given as ``provider=``."""
+
+    ask: Ask
+    revoke: Revoke | None = None
+    takes_resource: bool = False
+
+
+async def _no_provider(refresh_token: str, *, resource: str | None) -> None:
     """Nobody asks it: without a provider nothing is refreshed."""
 
 
-def _wired(provider: object, http: HTTP) -> tuple[Ask, Revoke | None]:
-    """How to refresh and revoke at whatever was given as ``provider=``."""
+def _wired(provider: object, http: HTTP) -> _Asked:
     if provider is None:
-        return _no_provider, None
+        return _Asked(_no_provider)
     if isinstance(provider, OAuth2Provider):
         provider.use(http)
     if isinstance(provider, Provider) and not isinstance(provider, type):
-        return provider.refresh, getattr(provider, "revoke", None)
+        takes_resource = _takes_resource(provider.refresh)
+        ask = _asking(provider.refresh)
+        return _Asked(ask, getattr(provider, "revoke", None), takes_resource)
     if callable(provider) and not isinstance(provider, type):
-        return _asking(cast(Callable[[str], object], provider)), None
+        return _Asked(_asking(provider), None, _takes_resource(provider))
     raise ConfigurationError(
         "provider= takes an OAuth2Provider, an object with `async def refresh(refresh_token)`, or "
         f"such a function; got {type(provider).__name__}"
     )
 
 
-def _asking(function: Callable[[str], object]) -> Ask:
+def _takes_resource(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind("a refresh token", resource="https://api.example")
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _asking(function: Callable[..., object]) -> Ask:
     try:
         inspect.signature(function).bind("a refresh token")
     except TypeError:
@@ -385,8 +432,11 @@ def _asking(function: Callable[[str], object]) -> Ask:
             "provider= takes an async function of one argument, the refresh token"
         )
 
-    async def ask(refresh_token: str) -> object:
-        answer = function(refresh_token)
+    async def ask(refresh_token: str, *, resource: str | None) -> object:
+        if resource is None:
+            answer = function(refresh_token)
+        else:
+            answer = function(refresh_token, resource=resource)
         if inspect.isawaitable(answer):
             return await answer
         raise ProviderMisconfigured("provider= takes an async function: declare it `async def`")
@@ -400,6 +450,7 @@ def _check_options(
     remember_max_age: int,
     absolute_max_age: int | None,
     refresh_buffer: float,
+    check_ended_every: float | None,
     tokens: str,
     replay_detection: str,
     when_store_down: str,
@@ -418,6 +469,12 @@ def _check_options(
     if not _number(refresh_buffer) or not 0 <= refresh_buffer <= LONGEST_LIFETIME:
         raise ConfigurationError(
             f"refresh_buffer is a number of seconds, 0 or more; got {refresh_buffer!r}"
+        )
+    if check_ended_every is not None and not (
+        _number(check_ended_every) and 0 <= check_ended_every <= LONGEST_LIFETIME
+    ):
+        raise ConfigurationError(
+            f"check_ended_every is a number of seconds, or None; got {check_ended_every!r}"
         )
     for name, choice, choices in (
         ("tokens", tokens, ("cookie", "store")),

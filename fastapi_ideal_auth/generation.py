@@ -7,11 +7,12 @@ changes. This module knows how long a session lives; it does not know how it is 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import struct
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
@@ -19,6 +20,7 @@ from pydantic_core import PydanticSerializationError
 from .errors import ConfigurationError, CookieTooLarge, InvalidCookie
 from .oauth import TokenResponse, kept_refresh_token
 from .packing import pack_token, unpack_token
+from .seal import b64decode
 from .user import TOKENS, SessionUser
 
 U = TypeVar("U", bound=SessionUser)
@@ -30,6 +32,8 @@ _LAST: Final = 0xFFFF_FFFF
 
 SID_BYTES: Final = 16
 """128 random bits name a session: unguessable, and enough that no two ever meet."""
+
+PARTY_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,21 @@ class Lifetimes:
     def of(self, remember: bool | None) -> int:
         """The lifetime of one period: until the next refresh or ``touch`` begins a new one."""
         return self.remember_max_age if remember else self.max_age
+
+
+class ResourceToken(NamedTuple):
+    """An access token for one further resource (RFC 8707)."""
+
+    resource: str
+    """The resource's identifier, a URI."""
+    access_token: str
+    expires_at: int | None
+    """Unix seconds; ``None``: unknown, never refreshed ahead."""
+    token_at: int
+    """When it was obtained, Unix seconds."""
+
+    def __repr__(self) -> str:
+        return f"<access token for {self.resource}>"
 
 
 class Generation(NamedTuple, Generic[U]):
@@ -65,46 +84,84 @@ class Generation(NamedTuple, Generic[U]):
     """When this access token was obtained; its lifetime counts from here."""
     complete: bool = True
     """Whether the tokens are here; ``False``: the store has them (``tokens="store"``)."""
+    refresh_until: int | None = None
+    """When the refresh token ends, where the server says so; the session ends with it."""
+    subject: bytes = b""
+    """Whom the provider signed in, and in which session of its own: see `subject`. Empty: it did
+    not say."""
+    resources: tuple[ResourceToken, ...] = ()
+    """Access tokens for further resources."""
 
     def __repr__(self) -> str:
         return f"<generation {self.gen} of session {label(self.sid)}>"
 
+    def token_for(self, resource: str) -> ResourceToken | None:
+        """The access token for a further resource; ``None``: there is none yet."""
+        return next((held for held in self.resources if held.resource == resource), None)
 
-def begin(user: U, *, now: float, remember: bool | None, lifetimes: Lifetimes) -> Generation[U]:
+
+def begin(
+    user: U,
+    *,
+    now: float,
+    remember: bool | None,
+    lifetimes: Lifetimes,
+    refresh_expires_in: int | None = None,
+) -> Generation[U]:
     """The first generation of a new session, with an id nobody has seen (no session fixation)."""
     at = int(now)
     absolute = lifetimes.absolute_max_age
     deadline = None if absolute is None else min(at + absolute, _LAST)
-    return Generation(
+    begun = Generation(
         sid=_random_bytes(SID_BYTES),
         gen=1,
         user=user,
         issued_at=at,
-        expires_at=_end(at, remember, deadline, lifetimes),
+        expires_at=at,
         deadline=deadline,
         remember=remember,
         token_at=at,
+        refresh_until=_after(at, refresh_expires_in),
+        subject=subject(user.id_token),
     )
+    return lasting(begun, until=at + lifetimes.of(remember))
 
 
 def renewed(
-    old: Generation[U], response: TokenResponse, *, now: float, lifetimes: Lifetimes
+    old: Generation[U],
+    response: TokenResponse,
+    *,
+    now: float,
+    lifetimes: Lifetimes,
+    resource: str | None = None,
 ) -> Generation[U]:
     """The next generation: new tokens, a new period; sign-in time, mode and deadline are kept.
 
     ``now`` is when the request was sent, so that a slow answer never lengthens a token's life.
+    ``resource``: the access token is for that one, and the user's own stays.
     """
     at = int(now)
-    user = old.user.model_copy(
-        update={
-            "access_token": response.access_token,
-            "refresh_token": kept_refresh_token(old.user.refresh_token, response),
-            "expires_at": None if response.expires_in is None else at + response.expires_in,
-            "id_token": response.id_token or old.user.id_token,
-        }
+    kept = response.refresh_token is None and response.refresh_expires_in is None
+    refresh_until = old.refresh_until if kept else _after(at, response.refresh_expires_in)
+    changes: dict[str, Any] = {
+        "refresh_token": kept_refresh_token(old.user.refresh_token, response),
+        "id_token": response.id_token or old.user.id_token,
+    }
+    resources = tuple(each for each in old.resources if each.resource != resource)
+    expires_at = _after(at, response.expires_in)
+    if resource is None:
+        changes |= {"access_token": response.access_token, "expires_at": expires_at}
+    else:
+        held = ResourceToken(resource, response.access_token, expires_at, at)
+        resources = (*(each for each in resources if _is_good(each, at)), held)
+    newer = old._replace(
+        gen=old.gen + 1,
+        user=old.user.model_copy(update=changes),
+        token_at=at if resource is None else old.token_at,
+        refresh_until=refresh_until,
+        resources=resources,
     )
-    expires_at = max(old.expires_at, _end(at, old.remember, old.deadline, lifetimes))
-    return old._replace(gen=old.gen + 1, user=user, expires_at=expires_at, token_at=at)
+    return lasting(newer, until=max(old.expires_at, at + lifetimes.of(old.remember)))
 
 
 def touched(old: Generation[U], *, now: float, lifetimes: Lifetimes) -> Generation[U] | None:
@@ -112,12 +169,48 @@ def touched(old: Generation[U], *, now: float, lifetimes: Lifetimes) -> Generati
     at = int(now)
     if old.expires_at - at > lifetimes.of(old.remember) / 2:
         return None
-    expires_at = _end(at, old.remember, old.deadline, lifetimes)
-    return old._replace(expires_at=expires_at) if expires_at > old.expires_at else None
+    longer = lasting(old, until=at + lifetimes.of(old.remember))
+    return longer if longer.expires_at > old.expires_at else None
 
 
-def _end(at: int, remember: bool | None, deadline: int | None, lifetimes: Lifetimes) -> int:
-    return min(at + lifetimes.of(remember), _LAST if deadline is None else deadline)
+def lasting(generation: Generation[U], *, until: int) -> Generation[U]:
+    """The same, good until then: never beyond its absolute deadline, nor beyond its tokens."""
+    ends = [until, _LAST if generation.deadline is None else generation.deadline]
+    if generation.refresh_until is not None:
+        # Past both the session is one that nobody can use: its cookie may as well go.
+        ends.append(max(generation.refresh_until, generation.user.expires_at or 0))
+    return generation._replace(expires_at=min(ends))
+
+
+def _after(at: int, seconds: int | None) -> int | None:
+    return None if seconds is None else min(at + seconds, _LAST)
+
+
+def _is_good(token: ResourceToken, at: int) -> bool:
+    return token.expires_at is None or token.expires_at > at
+
+
+def subject(id_token: str | None) -> bytes:
+    """Whom an ID token is of, and of which session at the provider, as two hashes of 16 bytes.
+
+    The issuer with ``sub``, and the issuer with ``sid`` (OpenID Connect Back-Channel Logout §2.1;
+    zeros without one): by these a logout token finds the sessions it ends. The token was verified
+    when it came; here it is only read. Empty where it cannot be.
+    """
+    try:
+        claims: Any = json.loads(b64decode((id_token or "").split(".")[1]))
+        issuer, sub, sid = claims["iss"], claims["sub"], claims.get("sid")
+    except (IndexError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return b""
+    if not (isinstance(issuer, str) and isinstance(sub, str)):
+        return b""
+    return party(issuer, "sub", sub) + (party(issuer, "sid", sid) if sid else bytes(PARTY_BYTES))
+
+
+def party(issuer: str, claim: Literal["sub", "sid"], value: object) -> bytes:
+    """One half of `subject`."""
+    text = "\0".join(("fastapi_ideal_auth", claim, issuer, str(value)))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:PARTY_BYTES]
 
 
 def cookie_max_age(generation: Generation[Any], *, now: float) -> int | None:
@@ -135,7 +228,10 @@ def label(sid: bytes) -> str:
 # -- bytes ----------------------------------------------------------------------------------------
 #
 #   flags 1 · sid 16 · gen 4 · issued_at 4 · expires_at 4 · deadline 4 (0: none) · token_at 4
-#   · lengths of the three packed tokens 2 each · the tokens · the other fields as JSON
+#   · lengths of the three packed tokens 2 each · what the flags name, in their order:
+#   refresh_until 4 · subject 32 · number of resources 1 and, for each, its length 2, expires_at 4
+#   (0: none), token_at 4, length of the packed token 2, resource, token
+#   · the three tokens · the other fields as JSON
 #
 # 43 bytes of head instead of some 150 of JSON, and tokens out of reach of a JSON parser's errors.
 
@@ -147,7 +243,13 @@ _REMEMBER: Final[dict[bool | None, int]] = {None: 0x00, True: 0x04, False: 0x08}
 _REMEMBERED: Final = {bits: mode for mode, bits in _REMEMBER.items()}
 _REMEMBER_MASK: Final = 0x0C
 _TOKENS_IN_STORE: Final = 0x10
-_KNOWN_FLAGS: Final = _HAS_REFRESH | _HAS_ID | _REMEMBER_MASK | _TOKENS_IN_STORE
+_HAS_REFRESH_UNTIL: Final = 0x20
+_HAS_SUBJECT: Final = 0x40
+_HAS_RESOURCES: Final = 0x80
+_MORE: Final = _HAS_REFRESH_UNTIL | _HAS_SUBJECT | _HAS_RESOURCES
+_SECONDS: Final = struct.Struct(">I")
+_RESOURCE: Final = struct.Struct(">HIIH")
+_MOST_RESOURCES: Final = 0xFF
 
 
 class Codec(Generic[U]):
@@ -170,13 +272,16 @@ class Codec(Generic[U]):
             (user.access_token, user.refresh_token, user.id_token) if tokens else ("", None, None)
         )
         access, refresh, id_token = (pack_token(token or "") for token in held)
-        if max(len(access), len(refresh), len(id_token)) > _LONGEST_TOKEN:
+        others = (len(pack_token(held.access_token)) for held in generation.resources)
+        if max(len(access), len(refresh), len(id_token), *others) > _LONGEST_TOKEN:
             raise CookieTooLarge("a token is longer than 64 KiB", sizes=self.sizes(generation))
+        more_flags, more = self._packed_more(generation, tokens=tokens)
         flags = (
             (_HAS_REFRESH if held[1] is not None else 0)
             | (_HAS_ID if held[2] is not None else 0)
             | (0 if tokens else _TOKENS_IN_STORE)
             | _REMEMBER[generation.remember]
+            | more_flags
         )
         head = _HEAD.pack(
             flags,
@@ -190,7 +295,22 @@ class Codec(Generic[U]):
             len(refresh),
             len(id_token),
         )
-        return b"".join((head, access, refresh, id_token, _dump(user)))
+        return b"".join((head, more, access, refresh, id_token, _dump(user)))
+
+    def _packed_more(self, generation: Generation[U], *, tokens: bool) -> tuple[int, bytes]:
+        flags = 0
+        parts: list[bytes] = []
+        if generation.refresh_until is not None:
+            flags |= _HAS_REFRESH_UNTIL
+            parts.append(_SECONDS.pack(generation.refresh_until))
+        if generation.subject:
+            flags |= _HAS_SUBJECT
+            parts.append(generation.subject)
+        if tokens and generation.resources:
+            flags |= _HAS_RESOURCES
+            parts.append(bytes((len(generation.resources),)))
+            parts.extend(map(_packed_resource, generation.resources))
+        return flags, b"".join(parts)
 
     def unpack(self, data: bytes) -> Generation[U]:
         """Raises `InvalidCookie` for bytes that are no session of this model."""
@@ -206,12 +326,11 @@ class Codec(Generic[U]):
             flags, sid, gen, issued_at, expires_at, deadline, token_at, a, r, i = _HEAD.unpack_from(
                 data
             )
-            if flags & ~_KNOWN_FLAGS:
-                return None
-            access_end = _HEAD.size + a
+            at, more = _unpacked_more(data, flags) if flags & _MORE else _NO_MORE
+            access_end = at + a
             refresh_end = access_end + r
             id_end = refresh_end + i
-            access = unpack_token(data[_HEAD.size : access_end])
+            access = unpack_token(data[at:access_end])
             refresh = unpack_token(data[access_end:refresh_end]) if flags & _HAS_REFRESH else None
             id_token = unpack_token(data[refresh_end:id_end]) if flags & _HAS_ID else None
             user = self._parse(
@@ -225,7 +344,16 @@ class Codec(Generic[U]):
             return None
         complete = not flags & _TOKENS_IN_STORE
         return Generation(
-            sid, gen, user, issued_at, expires_at, deadline or None, remember, token_at, complete
+            sid,
+            gen,
+            user,
+            issued_at,
+            expires_at,
+            deadline or None,
+            remember,
+            token_at,
+            complete,
+            *more,
         )
 
     def check(self, user: U) -> None:
@@ -286,11 +414,54 @@ class Codec(Generic[U]):
         user = generation.user
         tokens = {name: getattr(user, name) for name in TOKENS}
         sizes = {name: len(pack_token(token)) for name, token in tokens.items() if token}
+        for held in generation.resources:
+            sizes[f"access_token for {held.resource}"] = len(_packed_resource(held))
         for name, field in self.model.model_fields.items():
             if not field.exclude:
                 alone = user.model_dump_json(include={name}, by_alias=False, round_trip=True)
                 sizes[name] = len(alone.encode()) - len(f'{{"{name}":}}')
         return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+class _More(NamedTuple):
+    """What few sessions have."""
+
+    refresh_until: int | None = None
+    subject: bytes = b""
+    resources: tuple[ResourceToken, ...] = ()
+
+
+_NO_MORE: Final = (_HEAD.size, _More())
+
+
+def _packed_resource(held: ResourceToken) -> bytes:
+    name, token = held.resource.encode(), pack_token(held.access_token)
+    numbers = _RESOURCE.pack(len(name), held.expires_at or 0, held.token_at, len(token))
+    return b"".join((numbers, name, token))
+
+
+def _unpacked_more(data: bytes, flags: int) -> tuple[int, _More]:
+    """What the flags name, and where it ends. Raises ``struct.error`` or ``ValueError``."""
+    at = _HEAD.size
+    more = _More()
+    if flags & _HAS_REFRESH_UNTIL:
+        more = more._replace(refresh_until=_SECONDS.unpack_from(data, at)[0])
+        at += _SECONDS.size
+    if flags & _HAS_SUBJECT:
+        more = more._replace(subject=data[at : at + 2 * PARTY_BYTES])
+        at += 2 * PARTY_BYTES
+    if flags & _HAS_RESOURCES:
+        resources: list[ResourceToken] = []
+        count, at = data[at], at + 1
+        for _ in range(count):
+            name_size, expires_at, token_at, size = _RESOURCE.unpack_from(data, at)
+            name_end = at + _RESOURCE.size + name_size
+            name = data[at + _RESOURCE.size : name_end].decode()
+            at = name_end + size
+            token = unpack_token(data[name_end:at])
+            resources.append(ResourceToken(name, token, expires_at or None, token_at))
+        more = more._replace(resources=tuple(resources))
+    return at, more
 
 
 def _dump(user: SessionUser) -> bytes:

@@ -208,7 +208,11 @@ def checked_response(response: object) -> TokenResponse:
         raise ProviderMisconfigured(
             "the provider's refresh() returned a TokenResponse whose tokens are no strings"
         )
-    return replace(response, expires_in=_seconds(response.expires_in))
+    return replace(
+        response,
+        expires_in=_seconds(response.expires_in),
+        refresh_expires_in=_seconds(response.refresh_expires_in) or None,
+    )
 
 
 # -- requests -------------------------------------------------------------------------------------

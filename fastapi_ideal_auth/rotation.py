@@ -15,11 +15,12 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, Generic, Literal, NamedTuple, TypedDict, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypedDict, TypeVar
 
 from . import record as rec
+from .endings import Endings
 from .errors import (
     CookieTooLarge,
     InvalidCookie,
@@ -30,12 +31,13 @@ from .errors import (
     StoreUnavailable,
 )
 from .events import Event, EventKind
-from .generation import Codec, Generation, Lifetimes, label, renewed
+from .generation import Codec, Generation, Lifetimes, label, lasting, renewed
+from .guarded import GuardedStore
 from .oauth import TokenResponse, checked_response
 from .record import LONGEST_COOL_OFF, Change, Record, Says, key_of
 from .refresh import Answer, Token, freshness
 from .seal import KeyRing
-from .stores import Applied, MemoryStore, RefreshStore
+from .stores import Applied, MemoryStore, unchanged
 from .user import SessionUser
 
 U = TypeVar("U", bound=SessionUser)
@@ -50,12 +52,12 @@ PROMPT: Final = 3.0
 """Seconds a request waits for a flight while its present token is still good."""
 MARGIN: Final = 20.0
 """Seconds by which the lease outlasts both tries: for the publish, and for a stalled process."""
+VERIFY_PATIENCE: Final = 2.0
+"""Seconds in which a refreshed ID token is verified, at most: the publish waits for it."""
 PUBLISH_PATIENCE: Final = 1.0
 """Seconds callers wait for a publish that fails; it goes on being retried without them."""
 END_PATIENCE: Final = 5.0
 """Seconds a sign-out waits for store and provider; it goes on without the browser."""
-STORE_TIMEOUT: Final = 5.0
-"""Seconds after which a store that does not answer counts as down. Ours give up sooner."""
 PROVIDER_TIMEOUT: Final = 10.0
 """Seconds one try may take, for a provider that does not say (``provider.timeout``)."""
 LONGEST_PROVIDER_TIMEOUT: Final = 300.0
@@ -63,8 +65,24 @@ LONGEST_PROVIDER_TIMEOUT: Final = 300.0
 REMEMBERED: Final = 4096
 """Sessions of which this process remembers the last refresh. A hint: forgetting costs one read."""
 
-Ask = Callable[[str], Awaitable[object]]
 Revoke = Callable[[str], Awaitable[object]]
+
+
+class Ask(Protocol):
+    """Asks the provider for new tokens; for one ``resource`` (RFC 8707) where one is named."""
+
+    def __call__(self, refresh_token: str, *, resource: str | None) -> Awaitable[object]: ...
+
+
+class Verify(Protocol):
+    """Looks whether new tokens are still of whom the session is of.
+
+    Answers what to keep of the response. Raises `RefreshRejected` for another's, or forged, ones.
+    """
+
+    def __call__(
+        self, response: TokenResponse, *, id_token: str | None, now: float
+    ) -> Awaitable[TokenResponse]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +102,17 @@ class Timing:
         """How long a request with an expired token waits: both tries, and a little."""
         return 2 * self.provider_timeout + 2.0
 
-    def token(self, generation: Generation[Any]) -> Token:
+    def token(self, generation: Generation[Any], resource: str | None = None) -> Token:
+        """How fresh the user's access token is, or the one for a further resource."""
+        expires_at, token_at = generation.user.expires_at, generation.token_at
+        if resource is not None:
+            held = generation.token_for(resource)
+            if held is None:
+                return Token.EXPIRED
+            expires_at, token_at = held.expires_at, held.token_at
         return freshness(
-            expires_at=generation.user.expires_at,
-            token_at=generation.token_at,
+            expires_at=expires_at,
+            token_at=token_at,
             sid=generation.sid,
             refresh_buffer=self.refresh_buffer,
             now=self.clock(),
@@ -113,6 +138,8 @@ class Wanted(NamedTuple, Generic[U]):
     """When the request arrived."""
     judge: bool
     """Whether it is to be judged as a replay: once a request, as it arrives."""
+    resource: str | None = None
+    """The resource whose access token is due; ``None``: the user's own is."""
 
 
 class _Asking(TypedDict):
@@ -124,6 +151,9 @@ class _Asking(TypedDict):
     at: float
     now: float
     strict: bool
+
+
+_Key = tuple[bytes, int, bool, str | None]
 
 
 @dataclass(slots=True)
@@ -139,8 +169,10 @@ class Rotation(Generic[U]):
         self,
         *,
         ask: Ask,
+        verify: Verify | None,
         revoke: Revoke | None,
-        store: RefreshStore,
+        store: GuardedStore,
+        endings: Endings[U],
         when_store_down: Literal["closed", "open"],
         ring: KeyRing,
         codec: Codec[U],
@@ -150,22 +182,28 @@ class Rotation(Generic[U]):
         emit: Callable[[Event], None],
     ) -> None:
         self._ask = ask
+        self._verify = verify
         self._revoke = revoke
-        self.store = store
-        self._fallback = MemoryStore() if when_store_down == "open" else None
+        self._store = store
+        self.endings = endings
+        self._fallback = (
+            GuardedStore(MemoryStore(), timing.clock) if when_store_down == "open" else None
+        )
         self._ring = ring
         self._codec = codec
         self._lifetimes = lifetimes
         self._timing = timing
         self._strict = strict
         self._emit = emit
-        self._flights: dict[tuple[bytes, int, bool], _Flight[U]] = {}
+        self._flights: dict[_Key, _Flight[U]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         # Hints about sessions this process refreshed or saw ended lately. An ended one never comes
         # back, so whatever lands later finds it here.
         self._newest: OrderedDict[bytes, Generation[U]] = OrderedDict()
         self._ended: OrderedDict[bytes, None] = OrderedDict()
         self._acknowledged: OrderedDict[tuple[bytes, int], None] = OrderedDict()
+        # Resources that a session was refused, and until when nobody asks again.
+        self._refusals: OrderedDict[tuple[bytes, str | None], float] = OrderedDict()
         # Generations whose publish the store has not taken yet.
         self._unpublished: dict[bytes, Generation[U]] = {}
         self._complained_until = 0.0
@@ -181,8 +219,11 @@ class Rotation(Generic[U]):
         if sid in self._ended:
             return Result(Answer.KNOWN_DEAD)
         unpublished = self._unpublished.get(sid)
-        if unpublished is not None and unpublished.gen > wanted.generation.gen:
+        if unpublished is not None and _is_answer(unpublished, wanted.generation, wanted.resource):
             return await self._still_alive(unpublished)
+        refused_until = self._refusals.get((sid, wanted.resource), 0.0)
+        if self._timing.clock() < refused_until:
+            return Result(Answer.MISCONFIGURED, retry_at=refused_until)
         flight, began = self._joined(wanted)
         loop = asyncio.get_running_loop()
         if token is Token.DUE:
@@ -205,14 +246,14 @@ class Rotation(Generic[U]):
     async def _still_alive(self, unpublished: Generation[U]) -> Result[U]:
         """What the store has not taken yet, unless it has taken a sign-out meanwhile."""
         with suppress(StoreUnavailable):
-            _, record = await self._change(unpublished.sid, _unchanged)
+            _, record = await self._change(unpublished.sid, unchanged)
             if record is not None and record.ended:
                 self._has_ended(unpublished.sid)
                 return Result(Answer.KNOWN_DEAD)
         return Result(Answer.TOKENS, unpublished)
 
     def _joined(self, wanted: Wanted[U]) -> tuple[_Flight[U], bool]:
-        key = (wanted.generation.sid, wanted.generation.gen, wanted.judge)
+        key = (wanted.generation.sid, wanted.generation.gen, wanted.judge, wanted.resource)
         loop = asyncio.get_running_loop()
         flight = self._flights.get(key)
         if flight is not None and flight.task.get_loop() is loop:
@@ -234,11 +275,11 @@ class Rotation(Generic[U]):
         newest = self._newest.get(generation.sid)
         if newest is None or newest.gen <= generation.gen:
             return generation
-        return newest._replace(expires_at=max(newest.expires_at, generation.expires_at))
+        return _as_long_as(generation, newest)
 
     async def newest(self, generation: Generation[U]) -> Generation[U] | None:
         """The same after a look into the store. Raises `StoreUnavailable`."""
-        _, after = await self._change(generation.sid, _unchanged)
+        _, after = await self._change(generation.sid, unchanged)
         if after is None:
             return self.known(generation)
         return self._newer_of(after, generation)
@@ -269,18 +310,18 @@ class Rotation(Generic[U]):
             return None
         held = self._newest.get(generation.sid)
         if held is None or held.gen != generation.gen:
-            _, record = await self._change(generation.sid, _unchanged)
+            _, record = await self._change(generation.sid, unchanged)
             if record is None or record.ended or record.gen < generation.gen:
                 return None
             self._watch_for_replay(record, Wanted(generation, generation.gen, at, judge=True))
             if self._strict and rec.is_replay(record, presented=generation.gen, at=at):
-                await self._end_replayed(record, generation)
+                await self._put_out(record, generation)
                 return None
             held = self._opened(record, generation)
             if held is None:
                 return None
             self._remember(held)
-        return held._replace(expires_at=max(held.expires_at, generation.expires_at))
+        return _as_long_as(generation, held)
 
     async def acknowledge(self, generation: Generation[U], *, at: float) -> None:
         """Strict detection: write down, once, that a fresh newest generation was presented."""
@@ -359,7 +400,7 @@ class Rotation(Generic[U]):
         owner = secrets.token_hex(8)
         retry_at = self._timing.clock() + COOL_OFF
         try:
-            return await self._flight(wanted, owner, self.store)
+            return await self._flight(wanted, owner, self._store)
         except StoreUnavailable as error:
             self._store_is_down(error)
         except Exception as error:
@@ -370,9 +411,9 @@ class Rotation(Generic[U]):
             return Result(Answer.UNAVAILABLE, retry_at=retry_at)
         return await self._flight(wanted, owner, self._fallback)
 
-    async def _flight(self, wanted: Wanted[U], owner: str, store: RefreshStore) -> Result[U]:
+    async def _flight(self, wanted: Wanted[U], owner: str, store: GuardedStore) -> Result[U]:
         base = wanted.generation
-        waited, judge = False, wanted.judge
+        waited, judge, looked = False, wanted.judge, False
         while True:
             now = self._timing.clock()
             until = now + self._timing.lease
@@ -385,12 +426,20 @@ class Rotation(Generic[U]):
                 strict=self._strict and wanted.judge,
             )
             lease = partial(rec.leased, **asking, until=until, expires_at=base.expires_at)
-            before, after = await self._change(base.sid, lease, store)
+            # Together: a notice costs no time beside the lease.
+            (before, after), noticed = await asyncio.gather(
+                self._change(base.sid, lease, store), self._noticed(base, store, looked)
+            )
+            looked = True
             assert after is not None  # a lease is a record
             meaning = rec.says(after, **asking)
+            if noticed and meaning is not Says.ENDED:
+                log.info("session %s was ended from afar", label(base.sid))
+                await self._put_out(after, base)
+                return Result(Answer.KNOWN_DEAD)
             if meaning is Says.WAIT:
                 waited = True
-                await store.wait(key_of(base.sid), timeout=max(0.0, after.lease_until - now))
+                await store.store.wait(key_of(base.sid), timeout=max(0.0, after.lease_until - now))
                 continue
             if judge:
                 self._watch_for_replay(before, wanted)
@@ -398,15 +447,19 @@ class Rotation(Generic[U]):
             match meaning:
                 case Says.YOURS:
                     held = await self._held_in_fallback(base, store)
-                    if held is not None:
-                        return await self._publish(base, held, owner, store)
-                    return await self._lead(base, owner, until, store)
+                    if held is None:
+                        return await self._lead(base, owner, until, store, wanted.resource)
+                    result = await self._publish(base, held, owner, store)
+                    if result.answer is not Answer.TOKENS or self._serves(held, wanted.resource):
+                        return result
+                    base = held
                 case Says.NEWER:
                     newest = self._opened(after, base)
                     if newest is None:
                         return Result(Answer.KNOWN_DEAD)
                     self._remember(newest)
-                    if waited or self._timing.token(newest) is Token.FRESH:
+                    waited = waited and _is_answer(newest, base, wanted.resource)
+                    if waited or self._serves(newest, wanted.resource):
                         kind = EventKind.JOINED if waited else EventKind.HANDED_OVER
                         self._tell(kind, newest.sid, newest)
                         return Result(Answer.TOKENS, newest)
@@ -418,20 +471,36 @@ class Rotation(Generic[U]):
                 case Says.LATER:
                     return Result(Answer.UNAVAILABLE, retry_at=after.retry_at)
                 case Says.REPLAYED:
-                    await self._end_replayed(after, base)
+                    await self._put_out(after, base)
                     return Result(Answer.REPLAYED)
 
+    def _serves(self, generation: Generation[U], resource: str | None) -> bool:
+        return self._timing.token(generation, resource) is Token.FRESH
+
+    async def _noticed(self, base: Generation[U], store: GuardedStore, looked: bool) -> bool:
+        if looked or store is self._fallback:
+            return False
+        try:
+            return await self.endings.reached(base)
+        except StoreUnavailable:
+            return False  # the lease, in the same store, tells of it
+
     async def _held_in_fallback(
-        self, base: Generation[U], store: RefreshStore
+        self, base: Generation[U], store: GuardedStore
     ) -> Generation[U] | None:
         """What this process refreshed on its own while the store was down (``"open"``)."""
         if self._fallback is None or store is self._fallback:
             return None
-        _, held = await self._change(base.sid, _unchanged, self._fallback)
+        _, held = await self._change(base.sid, unchanged, self._fallback)
         return None if held is None or held.gen <= base.gen else self._opened(held, base)
 
     async def _lead(
-        self, base: Generation[U], owner: str, until: float, store: RefreshStore
+        self,
+        base: Generation[U],
+        owner: str,
+        until: float,
+        store: GuardedStore,
+        resource: str | None,
     ) -> Result[U]:
         """Hold the lease: ask the provider, once more at once if in doubt, and tell the others."""
         failure: ProviderError | None = None
@@ -441,8 +510,9 @@ class Rotation(Generic[U]):
             if asked_at >= until - self._timing.provider_timeout:
                 break  # the lease would lapse with the request on its way
             try:
-                response = await self._asked(base)
-                newer = self._renewed(base, response, asked_at)
+                response = await self._asked(base, resource)
+                response = await self._verified(base, response, asked_at)
+                newer = self._renewed(base, response, asked_at, resource)
             except ProviderError as error:
                 failure = error.with_traceback(None)  # its frames hold the refresh token
                 in_doubt = isinstance(error, ProviderUnavailable) and error.in_doubt
@@ -457,13 +527,16 @@ class Rotation(Generic[U]):
                     seconds = asyncio.get_running_loop().time() - began
                     self._tell(EventKind.REFRESHED, base.sid, result.generation, seconds)
                 return result
+        if resource is not None and not _is_passing(failure):
+            return await self._refused(base, failure, owner, store, resource)
         return await self._failed(base, failure, owner, store)
 
-    async def _asked(self, base: Generation[U]) -> TokenResponse:
+    async def _asked(self, base: Generation[U], resource: str | None) -> TokenResponse:
         assert base.user.refresh_token is not None  # the caller looked
         try:
             async with asyncio.timeout(self._timing.provider_timeout + 1):
-                return checked_response(await self._ask(base.user.refresh_token))
+                answer = await self._ask(base.user.refresh_token, resource=resource)
+                return checked_response(answer)
         except ProviderError:
             raise
         except Exception as error:  # a provider of the application's: anything may come out of it
@@ -471,11 +544,38 @@ class Rotation(Generic[U]):
             kind = type(error).__name__
         raise ProviderUnavailable(f"the provider raised {kind}", in_doubt=True)
 
-    def _renewed(
+    async def _verified(
         self, base: Generation[U], response: TokenResponse, asked_at: float
+    ) -> TokenResponse:
+        """The response, seen to be of the session's own user.
+
+        What cannot be looked at now is kept without its ID token: the tokens matter more. Another
+        user's are revoked before they are forgotten, and the session is refused like one whose
+        grant is dead.
+        """
+        if self._verify is None or response.id_token is None:
+            return response
+        try:
+            async with asyncio.timeout(VERIFY_PATIENCE):
+                return await self._verify(response, id_token=base.user.id_token, now=asked_at)
+        except RefreshRejected:
+            pass
+        except Exception as error:
+            _log_without_values("a refreshed ID token was not verified", error)
+            return replace(response, id_token=None)
+        log.error("session %s: its refresh brought another identity", label(base.sid))
+        await self._revoked(response.refresh_token or base.user.refresh_token)
+        raise RefreshRejected("the refreshed ID token is not of the session's user")
+
+    def _renewed(
+        self,
+        base: Generation[U],
+        response: TokenResponse,
+        asked_at: float,
+        resource: str | None,
     ) -> Generation[U]:
         """The next generation, seen to open again: what cannot be read back is no session."""
-        newer = renewed(base, response, now=asked_at, lifetimes=self._lifetimes)
+        newer = renewed(base, response, now=asked_at, lifetimes=self._lifetimes, resource=resource)
         try:
             self._codec.unpack(self._codec.pack(newer))
         except (CookieTooLarge, InvalidCookie):
@@ -485,7 +585,7 @@ class Rotation(Generic[U]):
         raise ProviderMisconfigured("the provider's tokens do not fit into a session")
 
     async def _publish(
-        self, base: Generation[U], newer: Generation[U], owner: str, store: RefreshStore
+        self, base: Generation[U], newer: Generation[U], owner: str, store: GuardedStore
     ) -> Result[U]:
         """Make the new generation known before anybody gets it; go on for as long as it takes."""
         task = self._spawn(self._published(base, newer, owner, store))
@@ -502,7 +602,7 @@ class Rotation(Generic[U]):
         return Result(Answer.TOKENS, newer)
 
     async def _published(
-        self, base: Generation[U], newer: Generation[U], owner: str, store: RefreshStore
+        self, base: Generation[U], newer: Generation[U], owner: str, store: GuardedStore
     ) -> Result[U]:
         sealed = self._sealed(newer)
         change = partial(
@@ -536,7 +636,7 @@ class Rotation(Generic[U]):
         return Result(Answer.TOKENS, newer)
 
     async def _failed(
-        self, base: Generation[U], failure: ProviderError | None, owner: str, store: RefreshStore
+        self, base: Generation[U], failure: ProviderError | None, owner: str, store: GuardedStore
     ) -> Result[U]:
         now = self._timing.clock()
         match failure:
@@ -564,6 +664,25 @@ class Rotation(Generic[U]):
             return result
         return self._overtaken(after, base) or result
 
+    async def _refused(
+        self,
+        base: Generation[U],
+        failure: ProviderError | None,
+        owner: str,
+        store: GuardedStore,
+        resource: str,
+    ) -> Result[U]:
+        """One resource is refused: consent or configuration is missing. The session lives on, and
+        its own refresh finds out whether the grant is dead."""
+        retry_at = self._timing.clock() + COOL_OFF_MISCONFIGURED
+        _hint(self._refusals, (base.sid, resource), retry_at)
+        self._complain(
+            f"no access token for {resource}: {_told(failure, base)}", self._timing.clock()
+        )
+        with suppress(StoreUnavailable):  # the lease lapses by itself
+            await self._change(base.sid, partial(rec.released, owner=owner, retry_at=0.0), store)
+        return Result(Answer.MISCONFIGURED, retry_at=retry_at)
+
     def _overtaken(self, after: Record | None, base: Generation[U]) -> Result[U] | None:
         """A sign-out, or another's newer generation, that came while the provider was asked."""
         if after is None:
@@ -574,7 +693,7 @@ class Rotation(Generic[U]):
         newest = self._opened(after, base) if after.gen > base.gen else None
         return None if newest is None else Result(Answer.TOKENS, newest)
 
-    async def _rejected(self, base: Generation[U], owner: str, store: RefreshStore) -> Result[U]:
+    async def _rejected(self, base: Generation[U], owner: str, store: GuardedStore) -> Result[U]:
         """Believe it after one more look: a newer generation may have come meanwhile."""
         change = partial(
             rec.rejected, owner=owner, gen=base.gen, expires_at=self._tombstone_until(base)
@@ -602,7 +721,8 @@ class Rotation(Generic[U]):
                 before.seen,
             )
 
-    async def _end_replayed(self, record: Record, base: Generation[U]) -> None:
+    async def _put_out(self, record: Record, base: Generation[U]) -> None:
+        """End a session that nobody signed out of with its own cookie."""
         newest = (self._opened(record, base) if record.gen > base.gen else None) or base
         await self.end(newest, revoke=False)
         self._spawn(self._revoked(newest.user.refresh_token))  # nobody need wait for it
@@ -614,28 +734,19 @@ class Rotation(Generic[U]):
         return expires_at is not None and expires_at <= self._timing.clock()
 
     async def _change(
-        self, sid: bytes, change: Change, store: RefreshStore | None = None
+        self, sid: bytes, change: Change, store: GuardedStore | None = None
     ) -> Applied:
-        """Change a session's record. Raises `StoreUnavailable` for whatever goes wrong there, a
-        store that hangs included: of a store of the application's anything may come."""
+        """Change a session's record. Raises `StoreUnavailable`."""
         if store is None:
             return await self._change_anywhere(sid, change)
-        now = self._timing.clock()
-        try:
-            async with asyncio.timeout(STORE_TIMEOUT):
-                return await store.apply(key_of(sid), change, now=now)
-        except StoreUnavailable:
-            raise
-        except Exception as error:  # its text may hold anything
-            failed = type(error).__name__
-        raise StoreUnavailable(f"the refresh store failed ({failed})")
+        return await store.change(key_of(sid), change)
 
     async def _change_anywhere(self, sid: bytes, change: Change) -> Applied:
         if self._fallback is None:
-            return await self._change(sid, change, self.store)
+            return await self._change(sid, change, self._store)
         held = await self._change(sid, change, self._fallback)
         try:
-            return await self._change(sid, change, self.store)
+            return await self._change(sid, change, self._store)
         except StoreUnavailable:
             return held
 
@@ -655,7 +766,7 @@ class Rotation(Generic[U]):
                 "session %s: its record was sealed with a secret that is gone", label(base.sid)
             )
             return None
-        return newest._replace(expires_at=max(newest.expires_at, base.expires_at))
+        return _as_long_as(base, newest)
 
     def _tombstone(self, generation: Generation[U]) -> Change:
         return partial(rec.ended, expires_at=self._tombstone_until(generation))
@@ -691,7 +802,7 @@ class Rotation(Generic[U]):
     def _complain(self, error: str, now: float) -> None:
         if now >= self._complained_until:
             self._complained_until = now + COOL_OFF_MISCONFIGURED
-            log.error("no session can be refreshed: %s", error)
+            log.error("sessions cannot be refreshed: %s", error)
 
     def _store_is_down(self, error: StoreUnavailable) -> None:
         self._emit(Event(EventKind.STORE_DOWN, ""))
@@ -708,8 +819,25 @@ class Rotation(Generic[U]):
         self._emit(Event(kind, label(sid), number, seconds))
 
 
-def _unchanged(record: Record | None) -> Record | None:
-    return record
+def _is_passing(failure: ProviderError | None) -> bool:
+    return failure is None or (isinstance(failure, ProviderUnavailable) and not failure.refused)
+
+
+def _is_answer(newer: Generation[Any], older: Generation[Any], resource: str | None) -> bool:
+    """Whether the refresh between the two was one of the token that is wanted."""
+    if newer.gen <= older.gen:
+        return False
+    if resource is not None:
+        return newer.token_for(resource) not in (None, older.token_for(resource))
+    own, before = newer.user.access_token, older.user.access_token
+    return (own, newer.token_at) != (before, older.token_at) or newer.resources == older.resources
+
+
+def _as_long_as(other: Generation[U], generation: Generation[U]) -> Generation[U]:
+    """The generation, living as long as a cookie of its session that was touched."""
+    if other.expires_at <= generation.expires_at:
+        return generation
+    return lasting(generation, until=other.expires_at)
 
 
 def _told(error: ProviderError | None, base: Generation[Any]) -> str:

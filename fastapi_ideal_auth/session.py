@@ -7,6 +7,7 @@ pieces in order and leaves every decision to the core.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
@@ -16,7 +17,7 @@ from starlette.requests import HTTPConnection
 
 from .cookies import Presented, clear_lines
 from .errors import ConfigurationError, CookieTooLarge, StoreUnavailable
-from .generation import Generation, begin, label, touched
+from .generation import Generation, ResourceToken, begin, label, touched
 from .refresh import FRESH, OUTCOMES, SIGNED_OUT, Answer, Cookie, Gets, Token
 from .rotation import Result, Wanted
 from .user import SessionUser
@@ -28,10 +29,13 @@ U = TypeVar("U", bound=SessionUser)
 
 log = logging.getLogger("fastapi_ideal_auth")
 
+_RESOURCE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-\"$-~]{1,2000}")
+
 LOOK_AGAIN: Final = 1.0
 """Seconds after which a response that will carry a cookie looks for a newer generation first."""
 
 NOT_SIGNED_IN: Final = "Not signed in"
+WHO: Final = {"WWW-Authenticate": 'Cookie realm="session"'}
 TRY_LATER: Final = "The session cannot be refreshed just now; try again later"
 
 
@@ -124,13 +128,64 @@ class Session(Generic[U]):
         await self._decide(again=True)
         return self._user_or_raise()
 
-    async def login(self, user: U, remember: bool | None = None) -> None:
+    async def token_for(self, resource: str) -> str:
+        """An access token for one further resource (RFC 8707), a URI, asked for with the
+        session's refresh token when there is none or it is due.
+
+        It is refreshed on its own; the user's ``access_token`` stays. Raises `ConfigurationError`
+        where the provider takes no resource, and the 401 or 503 that the dependency raises: 503
+        too where the server refuses this resource, which is logged.
+        """
+        auth = self._auth
+        check_resource(resource, allowed=auth.can_ask_resources)
+        await self._load()
+        if self._generation is None:
+            raise self._error(401, NOT_SIGNED_IN, WHO)
+        generation = self._pristine()
+        assert generation is not None  # there is one that the routes see
+        token = auth.timing.token(generation, resource)
+        held = generation.token_for(resource)
+        if token is not Token.FRESH:
+            held = await self._refreshed_for(resource, generation, token) or held
+        assert held is not None  # fresh, or refreshed; else an error was raised
+        return held.access_token
+
+    async def _refreshed_for(
+        self, resource: str, generation: Generation[U], token: Token
+    ) -> ResourceToken | None:
+        auth, epoch = self._auth, self._epoch
+        if generation.user.refresh_token is None or not auth.can_refresh:
+            result: Result[U] = Result(Answer.NOTHING_TO_ASK)
+        else:
+            judge = self._verdict is None
+            wanted = Wanted(generation, self._presented, self._at, judge, resource)
+            result = await auth.rotation.result(wanted, token)
+        now = auth.clock()
+        if result.answer is Answer.TOKENS and epoch == self._epoch:
+            assert result.generation is not None
+            self._adopt(result.generation)
+            self._write = _Write(result.generation, now)
+            return result.generation.token_for(resource)
+        if auth.timing.token(generation, resource) is not Token.EXPIRED:
+            return None
+        if OUTCOMES[Token.EXPIRED, result.answer].gets is Gets.TRY_LATER:
+            self._raise_try_later(_Verdict(Gets.TRY_LATER, now, result.retry_at))
+        raise self._error(401, NOT_SIGNED_IN, WHO)
+
+    async def login(
+        self,
+        user: U,
+        remember: bool | None = None,
+        *,
+        refresh_expires_in: int | None = None,
+    ) -> None:
         """Begin a session for ``user`` under a new id, and end the one that this request carries.
 
         ``remember``: ``True`` for ``remember_max_age``, ``None`` for ``max_age``, ``False`` for a
-        browser-session cookie. Raises `ConfigurationError` for a user that does not survive being
-        stored or a response that has begun, `CookieTooLarge` over the cookie budget, and with
-        ``tokens="store"`` `StoreUnavailable`.
+        browser-session cookie. ``refresh_expires_in``: seconds the refresh token lives, where the
+        server said so; the session does not outlive it. Raises `ConfigurationError` for a user that
+        does not survive being stored or a response that has begun, `CookieTooLarge` over the cookie
+        budget, and with ``tokens="store"`` `StoreUnavailable`.
         """
         auth = self._auth
         if self._started:
@@ -140,9 +195,14 @@ class Session(Generic[U]):
             )
         auth.codec.check(user)
         now = auth.clock()
-        generation = begin(
-            user.model_copy(deep=True), now=now, remember=remember, lifetimes=auth.lifetimes
+        begun = begin(
+            user.model_copy(deep=True),
+            now=now,
+            remember=remember,
+            lifetimes=auth.lifetimes,
+            refresh_expires_in=refresh_expires_in,
         )
+        generation = auth.rotation.endings.after_notices(begun)
         auth.cookie_lines(generation, self._cookies, now=now)  # refuse what is too large here
         if auth.tokens_in_store:
             await auth.rotation.keep(generation)
@@ -228,6 +288,8 @@ class Session(Generic[U]):
         if self._checked:
             return
         self._checked = True  # first: the check may ask for the user itself
+        if self._generation is not None:
+            await self._look(self._generation)
         if self._generation is not None and not self._generation.complete:
             await self._complete(self._generation)
         validate = self._auth.validate_session
@@ -240,6 +302,20 @@ class Session(Generic[U]):
             self._checked = False
             raise
         if not valid and epoch == self._epoch:
+            self._generation = None
+
+    async def _look(self, generation: Generation[U]) -> None:
+        """Has the session been ended elsewhere? Asked now and then (``check_ended_every``)."""
+        endings, epoch = self._auth.rotation.endings, self._epoch
+        if endings.every is None:
+            return
+        try:
+            ended = await endings.has_ended(generation)
+        except StoreUnavailable as error:
+            # An outage signs nobody out: until it is over, sign-outs elsewhere go unseen.
+            log.warning("%s", error)
+            return
+        if ended and epoch == self._epoch:
             self._generation = None
 
     async def _complete(self, carried: Generation[U]) -> None:
@@ -286,6 +362,8 @@ class Session(Generic[U]):
         if verdict is not None and not (again and self._changed_since(verdict)):
             return verdict.gets
         await self._load()
+        if again and self._generation is not None:
+            await self._look(self._generation)
         generation = self._generation
         auth = self._auth
         if generation is None:
@@ -340,7 +418,7 @@ class Session(Generic[U]):
             if verdict.gets is Gets.TRY_LATER:
                 self._raise_try_later(verdict)
             return self._generation.user
-        raise self._error(401, NOT_SIGNED_IN, {"WWW-Authenticate": 'Cookie realm="session"'})
+        raise self._error(401, NOT_SIGNED_IN, WHO)
 
     def _user_or_none(self) -> U | None:
         return None if self._generation is None else self._user_or_raise()
@@ -401,6 +479,20 @@ class Session(Generic[U]):
         except StoreUnavailable as error:
             log.warning("%s", error)
             return generation if write.begun else None
+
+
+def check_resource(resource: object, *, allowed: bool) -> None:
+    """Raises `ConfigurationError` for a resource that cannot be asked for (RFC 8707 §2)."""
+    if not allowed:
+        raise ConfigurationError(
+            "token_for() needs a provider that takes a resource: an OAuth2Provider, or a refresh "
+            "function with a keyword `resource`"
+        )
+    if not isinstance(resource, str) or not _RESOURCE.fullmatch(resource):
+        raise ConfigurationError(
+            "token_for() takes the resource's identifier: an absolute URI without a fragment, such "
+            "as https://api.example"
+        )
 
 
 def session_of(connection: HTTPConnection, auth: IdealAuth[Any]) -> Session[Any]:

@@ -25,10 +25,13 @@ CORE = [
     "generation",
     "refresh",
     "record",
+    "notices",
     "events",
 ]
 EDGE = ["stores.base", "stores.memory", "stores.sqlite", "stores.redis", "stores", "provider"]
 SHELL = [
+    "guarded",
+    "endings",
     "rotation",
     "telemetry",
     "session",

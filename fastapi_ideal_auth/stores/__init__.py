@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
-from .base import Applied, RefreshStore
+from .base import Applied, RefreshStore, unchanged
 from .memory import MemoryStore
 from .sqlite import SQLiteStore
 
@@ -17,7 +17,7 @@ else:
         return _redis_store()
 
 
-__all__ = ["Applied", "MemoryStore", "RedisStore", "RefreshStore", "SQLiteStore"]
+__all__ = ["Applied", "MemoryStore", "RedisStore", "RefreshStore", "SQLiteStore", "unchanged"]
 
 
 def _redis_store() -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from ..record import Change, Record
@@ -21,6 +22,11 @@ class Applied(NamedTuple):
 
     before: Record | None
     after: Record | None
+
+
+def unchanged(record: Record | None) -> Record | None:
+    """The change that only reads."""
+    return record
 
 
 class RefreshStore(ABC):
@@ -39,6 +45,13 @@ class RefreshStore(ABC):
         A record whose ``expires_at`` is not after ``now`` (Unix seconds) counts as absent.
         Raises `StoreUnavailable`, promptly, when that cannot be done.
         """
+
+    async def look(self, keys: Sequence[str], *, now: float) -> list[Record | None]:
+        """The records under ``keys``, in their order; a store that can ask for all at once does.
+
+        Raises `StoreUnavailable`, promptly, when that cannot be done.
+        """
+        return [(await self.apply(key, unchanged, now=now)).after for key in keys]
 
     async def wait(self, key: str, *, timeout: float) -> None:
         """Return when the record may have changed, at the latest after ``timeout`` seconds."""

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol, cast
@@ -113,7 +113,7 @@ class RedisStore(RefreshStore):
     The moments in a record are kept in the server's time, measured once a minute: hosts whose
     clocks are half a minute apart agree on when a lease ends. Give the server a
     ``maxmemory-policy`` of ``noeviction``: a record that is evicted takes a refresh token, or a
-    sign-out, with it. A user of the server's needs ``+get +set +del +eval +evalsha +time``, and
+    sign-out, with it. A user of the server's needs ``+get +mget +set +del +eval +evalsha +time``,
     ``+publish +subscribe`` to wake waiters, who poll without. Raises `ConfigurationError` for
     whatever could not work.
     """
@@ -156,6 +156,17 @@ class RedisStore(RefreshStore):
             # Changes of one record queue up here: those of one process need not outbid each other.
             async with asyncio.timeout(self._timeout), line.lock(key):
                 return await self._apply(line.client, key, change, now)
+        except TimeoutError:
+            pass
+        raise StoreUnavailable(f"Redis did not answer within {self._timeout:g} s")
+
+    async def look(self, keys: Sequence[str], *, now: float) -> list[Record | None]:
+        line = await self._line()
+        names = [self._name(key) for key in keys]
+        try:
+            async with asyncio.timeout(self._timeout):
+                ahead = await self._ahead(line.client, now)
+                return [_opened(data, ahead, now) for data in await _read(line.client, names)]
         except TimeoutError:
             pass
         raise StoreUnavailable(f"Redis did not answer within {self._timeout:g} s")
@@ -264,6 +275,13 @@ async def _asked_twice(client: _Client, *command: Any) -> Any:
     if task is not None and task.cancelling():
         raise StoreUnavailable("Redis did not answer in time")
     return await _asked(client, *command)
+
+
+async def _read(client: _Client, names: Sequence[str]) -> list[bytes | None]:
+    if isinstance(client, RedisCluster):  # each name has a slot of its own
+        return [await _asked_twice(client, "GET", name) for name in names]
+    found: list[bytes | None] = await _asked_twice(client, "MGET", *names)
+    return found
 
 
 async def _swapped(

@@ -8,7 +8,7 @@ import sqlite3
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -74,6 +74,9 @@ class SQLiteStore(RefreshStore):
 
     async def apply(self, key: str, change: Change, *, now: float) -> Applied:
         return await self._run(lambda: self._apply(key, change, now))
+
+    async def look(self, keys: Sequence[str], *, now: float) -> list[Record | None]:
+        return await self._run(lambda: [_read(self._connected(), key, now) for key in keys])
 
     async def wait(self, key: str, *, timeout: float) -> None:
         # Another process cannot wake us, so we poll; the more who wait, the less often each, so

@@ -1,0 +1,150 @@
+"""Sessions ended from afar: notices written, looked up, and remembered for a while.
+
+What a notice means and what it is found by is in ``notices``; here is when the store is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
+
+from . import notices
+from .generation import Generation, Lifetimes
+from .guarded import GuardedStore
+from .record import Record, key_of
+from .seal import KeyRing
+from .user import SessionUser
+
+U = TypeVar("U", bound=SessionUser)
+
+REMEMBERED: Final = 4096
+"""Sessions of which this process remembers when it last looked, and notices that it wrote."""
+
+
+class Endings(Generic[U]):
+    """The notices of one `IdealAuth`.
+
+    ``every``: seconds for which a look holds in this process; ``None``: sessions are looked up
+    when their token is due, and not before.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: GuardedStore,
+        ring: KeyRing,
+        cookie_name: str,
+        lifetimes: Lifetimes,
+        clock: Callable[[], float],
+        every: float | None,
+    ) -> None:
+        self._store = store
+        self._ring = ring
+        self._cookie_name = cookie_name
+        self._longest = max(lifetimes.max_age, lifetimes.remember_max_age)
+        self._clock = clock
+        self.every = every
+        self._written: OrderedDict[str, float] = OrderedDict()
+        self._looked: OrderedDict[bytes, float] = OrderedDict()
+        self._looks: dict[bytes, asyncio.Task[bool]] = {}
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    async def end_user(self, user_id: str) -> None:
+        """End what a user has begun until now. Raises `StoreUnavailable`."""
+        await self._write(notices.of_user(self._ring, self._cookie_name, user_id))
+
+    async def end_party(self, party: bytes) -> None:
+        """The same for a ``sub`` or ``sid`` of the provider's. Raises `StoreUnavailable`."""
+        await self._write(notices.of_party(self._ring, self._cookie_name, party))
+
+    async def _write(self, names: list[str]) -> None:
+        moment = self._clock()
+        # By then whatever began before is over, or has been refreshed or touched, and so seen.
+        notice = partial(notices.noticed, moment=moment, expires_at=int(moment) + self._longest + 1)
+        self._looked.clear()  # here at least nobody goes on believing the last look
+        for name in names:
+            await self._store.change(name, notice)
+            self._written[name] = moment
+            self._written.move_to_end(name)
+        while len(self._written) > REMEMBERED:
+            self._written.popitem(last=False)
+
+    async def is_used(self, issuer: str, jti: str) -> bool:
+        """Whether a logout token was used before. Raises `StoreUnavailable`."""
+        found = await self._store.look(notices.of_token(self._ring, self._cookie_name, issuer, jti))
+        return any(found)
+
+    async def use(self, issuer: str, jti: str, *, until: int) -> None:
+        """Write down that a logout token was used. Raises `StoreUnavailable`."""
+        name = notices.of_token(self._ring, self._cookie_name, issuer, jti)[0]
+        used = partial(notices.noticed, moment=self._clock(), expires_at=until)
+        await self._store.change(name, used)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def after_notices(self, generation: Generation[U]) -> Generation[U]:
+        """A session begun just now, seen to have begun after the notices this process wrote.
+
+        Times are whole seconds: "end all, then sign in" would end the new one too.
+        """
+        moments = [self._written.get(name, -math.inf) for name in self._names(generation)]
+        latest = max(moments)
+        if generation.issued_at > latest:
+            return generation
+        return generation._replace(issued_at=int(latest) + 1)
+
+    async def reached(self, generation: Generation[U]) -> bool:
+        """Whether a notice ends this session. Raises `StoreUnavailable`."""
+        return notices.ends(await self._store.look(self._names(generation)), generation)
+
+    async def has_ended(self, generation: Generation[U]) -> bool:
+        """The same, or its own tombstone; looked up if the last look is older than ``every``.
+
+        Raises `StoreUnavailable`.
+        """
+        if self.every is None:
+            return False
+        sid = generation.sid
+        if self._clock() < self._looked.get(sid, -math.inf) + self.every:
+            return False
+        look = self._looks.get(sid)
+        if look is None or look.get_loop() is not asyncio.get_running_loop():
+            look = self._begin(sid, self._look(generation))
+        return await asyncio.shield(look)
+
+    def _begin(self, sid: bytes, work: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
+        look = asyncio.get_running_loop().create_task(work)
+        self._looks[sid] = look
+
+        def landed(done: asyncio.Task[bool]) -> None:
+            if self._looks.get(sid) is done:
+                del self._looks[sid]
+            if not done.cancelled():
+                done.exception()  # whoever waits is told; nobody may be waiting any more
+
+        look.add_done_callback(landed)
+        return look
+
+    async def _look(self, generation: Generation[U]) -> bool:
+        asked = self._clock()
+        keys = [key_of(generation.sid), *self._names(generation)]
+        own, *found = await self._store.look(keys)
+        if _is_tombstone(own) or notices.ends(found, generation):
+            return True
+        self._looked[generation.sid] = asked
+        self._looked.move_to_end(generation.sid)
+        while len(self._looked) > REMEMBERED:
+            self._looked.popitem(last=False)
+        return False
+
+    def _names(self, generation: Generation[U]) -> list[str]:
+        return notices.names(self._ring, self._cookie_name, generation)
+
+
+def _is_tombstone(record: Record | None) -> bool:
+    return record is not None and record.ended

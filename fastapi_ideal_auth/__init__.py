@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from .auth import IdealAuth
+from .bearer import BearerAuth
 from .errors import (
     AuthError,
     ConfigurationError,
@@ -37,6 +38,7 @@ else:
 __all__ = [
     "AESGCMSealer",
     "AuthError",
+    "BearerAuth",
     "ConfigurationError",
     "CookieTooLarge",
     "Event",

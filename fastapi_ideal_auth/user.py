@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from .bearer import BearerAuth
 from .errors import ConfigurationError
 
 TOKENS: Final = ("access_token", "refresh_token", "id_token")
@@ -42,6 +43,14 @@ class SessionUser(BaseModel):
 
     id_token: str | None = Field(default=None, exclude=True, repr=False)
     """OpenID Connect Core §2. ``None``: the server gave none."""
+
+    def bearer(self, *hosts: str) -> BearerAuth:
+        """``auth=`` for an ``httpx`` or ``httpx2`` client: the access token, for these hosts alone.
+
+        ``api.example``, or with a port ``api.example:8443``. Raises `ConfigurationError` for what
+        is no host.
+        """
+        return BearerAuth(self.access_token, hosts)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

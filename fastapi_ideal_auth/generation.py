@@ -415,7 +415,7 @@ class Codec(Generic[U]):
         tokens = {name: getattr(user, name) for name in TOKENS}
         sizes = {name: len(pack_token(token)) for name, token in tokens.items() if token}
         for held in generation.resources:
-            sizes[f"access_token for {held.resource}"] = len(_packed_resource(held))
+            sizes[f"access_token for {held.resource}"] = len(pack_token(held.access_token))
         for name, field in self.model.model_fields.items():
             if not field.exclude:
                 alone = user.model_dump_json(include={name}, by_alias=False, round_trip=True)

@@ -11,7 +11,7 @@ import secrets
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from .auth import IdealAuth
@@ -88,6 +88,7 @@ class _Grant:
     refresh_token: str
     access_token: str
     revoked: bool = False
+    resources: dict[str, str] = field(default_factory=dict[str, str])
 
 
 class RotatingProvider:
@@ -111,22 +112,22 @@ class RotatingProvider:
         """The tokens of a new sign-in."""
         grant = _Grant(_token("rt"), _token("at"))
         self._grants[grant.refresh_token] = grant
-        return self._response(grant)
+        return self._response(grant, grant.access_token)
 
     def user(self, model: type[U], *, clock: Callable[[], float], **fields: Any) -> U:
-        """A user of ``model`` who has just signed in here."""
+        """A user of ``model`` who has just signed in here; ``fields`` may replace the tokens."""
         tokens = self.issue()
-        return model(
-            **fields,
-            access_token=tokens.access_token,
-            refresh_token=tokens.refresh_token,
-            expires_at=int(clock()) + self.expires_in,
-        )
+        given = {
+            "access_token": tokens.access_token,
+            "refresh_token": tokens.refresh_token,
+            "expires_at": int(clock()) + self.expires_in,
+        }
+        return model(**{**given, **fields})
 
     def is_alive(self, access_token: str) -> bool:
         """Whether an API would take this access token (but for its expiry)."""
         return any(
-            grant.access_token == access_token and not grant.revoked
+            access_token in (grant.access_token, *grant.resources.values()) and not grant.revoked
             for grant in self._grants.values()
         )
 
@@ -139,14 +140,17 @@ class RotatingProvider:
         lost = ProviderUnavailable("the answer was lost", in_doubt=True)
         self._faults.extend(("after", lost) for _ in range(times))
 
-    async def refresh(self, refresh_token: str) -> TokenResponse:
-        """Raises `RefreshRejected` for a spent, revoked or unknown token."""
+    async def refresh(self, refresh_token: str, *, resource: str | None = None) -> TokenResponse:
+        """The next tokens; for a ``resource`` an access token for that, and the other lives on.
+
+        Raises `RefreshRejected` for a spent, revoked or unknown token.
+        """
         self.calls += 1
         fault = self._faults.pop(0) if self._faults else None
         if fault is not None and fault[0] == "before":
             await asyncio.sleep(self.latency)
             raise fault[1]
-        response = self._rotated(refresh_token)
+        response = self._rotated(refresh_token, resource)
         await asyncio.sleep(self.latency)  # rotated, and the answer is on its way
         if fault is not None:
             raise fault[1]
@@ -160,7 +164,7 @@ class RotatingProvider:
             grant.revoked = True
         return True
 
-    def _rotated(self, refresh_token: str) -> TokenResponse:
+    def _rotated(self, refresh_token: str, resource: str | None) -> TokenResponse:
         grant = self._grants.get(refresh_token)
         if grant is None:
             raise RefreshRejected
@@ -169,13 +173,17 @@ class RotatingProvider:
             grant.revoked = True
         if grant.revoked:
             raise RefreshRejected
-        grant.refresh_token, grant.access_token = _token("rt"), _token("at")
+        grant.refresh_token = _token("rt")
         self._grants[grant.refresh_token] = grant
-        return self._response(grant)
+        if resource is None:
+            grant.access_token = _token("at")
+            return self._response(grant, grant.access_token)
+        grant.resources[resource] = _token("at")
+        return self._response(grant, grant.resources[resource])
 
-    def _response(self, grant: _Grant) -> TokenResponse:
+    def _response(self, grant: _Grant, access_token: str) -> TokenResponse:
         return TokenResponse(
-            access_token=grant.access_token,
+            access_token=access_token,
             refresh_token=grant.refresh_token,
             expires_in=self.expires_in,
         )

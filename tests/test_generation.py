@@ -1,5 +1,6 @@
 """Generations: when they begin and end, one tick before and after; and their bytes."""
 
+import json
 import math
 import re
 import struct
@@ -39,13 +40,17 @@ from fastapi_ideal_auth.generation import (
     Codec,
     Generation,
     Lifetimes,
+    ResourceToken,
     begin,
     cookie_max_age,
     label,
+    party,
     renewed,
+    subject,
     touched,
 )
 from fastapi_ideal_auth.refresh import Token, buffer_of, freshness
+from fastapi_ideal_auth.seal import b64encode
 
 from .support import User
 
@@ -215,6 +220,91 @@ def test_a_lifetime_of_centuries_ends_where_the_format_does(absolute: int | None
             assert codec.unpack(codec.pack(each)) == each
 
 
+# -- a refresh token that ends --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("refresh_expires_in", "token_expires_at", "expires_at"),
+    [
+        (None, NOW + 60, NOW + 100),
+        (70, NOW + 60, NOW + 70),
+        (70, NOW + 80, NOW + 80),  # the access token outlives it
+        (70, None, NOW + 70),
+        (200, NOW + 60, NOW + 100),
+    ],
+)
+def test_a_session_does_not_outlive_its_refresh_token(
+    refresh_expires_in: int | None, token_expires_at: int | None, expires_at: int
+) -> None:
+    user = ADA.model_copy(update={"expires_at": token_expires_at})
+    made = begin(
+        user,
+        now=NOW,
+        remember=None,
+        lifetimes=LIFETIMES,
+        refresh_expires_in=refresh_expires_in,
+    )
+    assert made.expires_at == expires_at
+
+
+@pytest.mark.parametrize(
+    ("response", "refresh_until"),
+    [
+        (TokenResponse("new", refresh_token="next", refresh_expires_in=90), NOW + 140),
+        (TokenResponse("new", refresh_expires_in=90), NOW + 140),
+        (TokenResponse("new"), NOW + 70),  # the same one, of which nothing new is known
+        (TokenResponse("new", refresh_token="next"), None),  # another, of which nothing is
+    ],
+)
+def test_a_refresh_knows_when_the_next_refresh_token_ends(
+    response: TokenResponse, refresh_until: int | None
+) -> None:
+    old = begin(ADA, now=NOW, remember=None, lifetimes=LIFETIMES, refresh_expires_in=70)
+    new = renewed(old, response, now=NOW + 50, lifetimes=LIFETIMES)
+    assert new.refresh_until == refresh_until
+    assert new.expires_at == min(NOW + 150, refresh_until or NOW + 150)
+
+
+def test_a_touch_stops_where_the_refresh_token_does() -> None:
+    old = begin(ADA, now=NOW, remember=None, lifetimes=LIFETIMES, refresh_expires_in=120)
+    new = touched(old, now=NOW + 60, lifetimes=LIFETIMES)
+    assert new is not None
+    assert new.expires_at == NOW + 120
+
+
+def test_the_sizes_tell_of_further_resources_too() -> None:
+    held = ResourceToken("https://mail.example", "a" * 400, None, NOW)
+    assert CODEC.sizes(of(resources=(held,)))["access_token for https://mail.example"] > 300
+    with pytest.raises(CookieTooLarge):
+        CODEC.pack(of(resources=(held._replace(access_token="." * 70_000),)))
+
+
+# -- whom the provider signed in ------------------------------------------------------------------
+
+
+def id_token(**claims: Any) -> str:
+    return f"e30.{b64encode(json.dumps(claims).encode())}.c2ln"
+
+
+def test_a_subject_is_the_issuers_own() -> None:
+    one = subject(id_token(iss="https://a.example", sub="1", sid="s"))
+    assert one == party("https://a.example", "sub", "1") + party("https://a.example", "sid", "s")
+    assert subject(id_token(iss="https://b.example", sub="1", sid="s"))[:16] != one[:16]
+    assert subject(id_token(iss="https://a.example", sub="s", sid="1"))[:16] != one[16:]
+
+
+def test_a_session_without_a_sid_has_none() -> None:
+    assert subject(id_token(iss="https://a.example", sub="1"))[16:] == bytes(16)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [None, "", "opaque", "a.b", "a.b.c.d.e", "e30.W10.c2ln", "e30.bnVsbA.c2ln", id_token(sub="1")],
+)
+def test_what_is_no_id_token_names_nobody(token: str | None) -> None:
+    assert subject(token) == b""
+
+
 # -- what a generation shows ----------------------------------------------------------------------
 
 
@@ -318,6 +408,15 @@ RICH = made_of(
 )
 
 
+RESOURCES = made_of(
+    ResourceToken,
+    resource=st.from_regex(r"https://[a-z]{1,9}\.example", fullmatch=True),
+    access_token=TOKEN,
+    expires_at=st.none() | st.integers(1, 2**32 - 1),
+    token_at=SECONDS,
+)
+
+
 def generations(users: st.SearchStrategy[Any]) -> st.SearchStrategy[Generation[Any]]:
     return made_of(
         Generation,
@@ -329,6 +428,9 @@ def generations(users: st.SearchStrategy[Any]) -> st.SearchStrategy[Generation[A
         deadline=st.none() | st.integers(1, 2**32 - 1),
         remember=st.sampled_from(MODES),
         token_at=SECONDS,
+        refresh_until=st.none() | SECONDS,
+        subject=st.just(b"") | st.binary(min_size=32, max_size=32),
+        resources=st.lists(RESOURCES, max_size=3).map(tuple),
     )
 
 
@@ -487,6 +589,7 @@ def test_a_model_that_lost_a_field_still_reads_its_older_sessions() -> None:
 
 @given(generations(RICH))
 def test_sizes_are_of_each_field_and_the_largest_first(made: Generation[Rich]) -> None:
+    made = made._replace(refresh_until=None, subject=b"", resources=())  # few have them
     sizes = RICH_CODEC.sizes(made)
     assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
     assert "not_stored" not in sizes

@@ -25,17 +25,18 @@ from .errors import (
 from .generation import Codec, Generation, Lifetimes, cookie_max_age
 from .guarded import GuardedStore
 from .login import add_login
-from .logout import add_logout
+from .logout import add_backchannel_logout, add_logout
 from .middleware import SessionMiddleware
 from .oauth import LONGEST_LIFETIME, TokenResponse
 from .openapi import RESPONSES, attach
-from .origin import CrossOriginGuard
+from .origin import CrossOriginGuard, checked_origin
 from .provider import HTTP, OAuth2Provider, Provider
 from .rotation import LONGEST_PROVIDER_TIMEOUT, PROVIDER_TIMEOUT, Ask, Revoke, Rotation, Timing
 from .seal import AESGCMSealer, KeyRing, Sealer
 from .session import Session
 from .stores import MemoryStore, RefreshStore, SQLiteStore
 from .telemetry import OnEvent, Telemetry
+from .transfer import add_transfer
 from .user import SessionUser
 
 if TYPE_CHECKING:
@@ -91,6 +92,10 @@ class IdealAuth(Generic[U]):
         ``"lenient"`` reports a replayed older cookie; ``"strict"`` refuses it and ends the session.
     ``trusted_origins``
         Other origins (``https://app.example``) whose unsafe requests are let through.
+    ``transfer_origins``
+        The origins of one application on several domains, its own included: a session can go on
+        at another of them (``/transfer`` of the router). They share secret, store and user model,
+        and are trusted like ``trusted_origins``.
     ``login_path``
         Where `user_or_login` redirects to.
     ``validate_session``
@@ -138,6 +143,7 @@ class IdealAuth(Generic[U]):
         tokens: Literal["cookie", "store"] = "cookie",
         replay_detection: Literal["lenient", "strict"] = "lenient",
         trusted_origins: Sequence[str] = (),
+        transfer_origins: Sequence[str] = (),
         login_path: str = "/login",
         validate_session: ValidateSession[U] | None = None,
         user_from_claims: UserFromClaims | None = None,
@@ -177,7 +183,8 @@ class IdealAuth(Generic[U]):
             int(remember_max_age),
             None if absolute_max_age is None else int(absolute_max_age),
         )
-        self.guard = CrossOriginGuard.of(trusted_origins)
+        self.transfer_origins = _transfer_origins(transfer_origins, replay_detection)
+        self.guard = CrossOriginGuard.of((*_sequence(trusted_origins), *self.transfer_origins))
         self.login_path = login_path
         self.validate_session = validate_session
         self.user_from_claims = user_from_claims
@@ -256,10 +263,15 @@ class IdealAuth(Generic[U]):
 
     @functools.cached_property
     def router(self) -> APIRouter:
-        """``/login``, ``/callback`` and ``/logout``, for ``app.include_router``."""
+        """``/login``, ``/callback`` and ``/logout``, for ``app.include_router``; with an
+        `OpenIDProvider` also ``/backchannel-logout``, with ``transfer_origins`` ``/transfer``."""
         routes = APIRouter(tags=["session"])
         add_login(routes, self)
         add_logout(routes, self)
+        if getattr(self.provider, "issuer", None) is not None:
+            add_backchannel_logout(routes, self)
+        if self.transfer_origins:
+            add_transfer(routes, self)
         return routes
 
     @property
@@ -487,6 +499,22 @@ def _check_options(
         raise ConfigurationError(
             f'login_path is a path of this app, such as "/login"; got {login_path!r}'
         )
+
+
+def _sequence(origins: object) -> Sequence[str]:
+    if isinstance(origins, str) or not isinstance(origins, Sequence):
+        raise ConfigurationError("trusted_origins takes a sequence of origins, not one string")
+    return origins
+
+
+def _transfer_origins(origins: Sequence[str], replay_detection: str) -> tuple[str, ...]:
+    checked = tuple(map(checked_origin, _sequence(origins)))
+    if checked and replay_detection == "strict":
+        raise ConfigurationError(
+            'transfer_origins needs replay_detection="lenient": two domains hold two cookies of '
+            "one session, and strict detection would take the older one for a stolen copy"
+        )
+    return checked
 
 
 def _number(value: object) -> bool:

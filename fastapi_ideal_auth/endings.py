@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from . import notices
-from .generation import Generation, Lifetimes
+from .generation import Generation, Lifetimes, party
 from .guarded import GuardedStore
 from .record import Record, key_of
 from .seal import KeyRing
@@ -58,9 +58,17 @@ class Endings(Generic[U]):
         """End what a user has begun until now. Raises `StoreUnavailable`."""
         await self._write(notices.of_user(self._ring, self._cookie_name, user_id))
 
-    async def end_party(self, party: bytes) -> None:
-        """The same for a ``sub`` or ``sid`` of the provider's. Raises `StoreUnavailable`."""
-        await self._write(notices.of_party(self._ring, self._cookie_name, party))
+    async def end_at_provider(self, issuer: str, sub: str | None, sid: str | None) -> None:
+        """End what a logout token names: a session at the provider, or all of a subject's.
+
+        Where it names both, a session of ours whose ``sid`` the provider never told ends too.
+        Raises `StoreUnavailable`.
+        """
+        subject = None if sub is None else party(issuer, "sub", sub)
+        named = subject if sid is None else party(issuer, "sid", sid)
+        for ended in (named, subject and sid and notices.unnamed(subject)):
+            if ended:
+                await self._write(notices.of_party(self._ring, self._cookie_name, ended))
 
     async def _write(self, names: list[str]) -> None:
         moment = self._clock()
@@ -79,11 +87,11 @@ class Endings(Generic[U]):
         found = await self._store.look(notices.of_token(self._ring, self._cookie_name, issuer, jti))
         return any(found)
 
-    async def use(self, issuer: str, jti: str, *, until: int) -> None:
-        """Write down that a logout token was used. Raises `StoreUnavailable`."""
+    async def use(self, issuer: str, jti: str, *, until: int) -> bool:
+        """Whether it had not been used before; from now on it has. Raises `StoreUnavailable`."""
         name = notices.of_token(self._ring, self._cookie_name, issuer, jti)[0]
         used = partial(notices.noticed, moment=self._clock(), expires_at=until)
-        await self._store.change(name, used)
+        return (await self._store.change(name, used)).before is None
 
     # -- reading ----------------------------------------------------------------------------------
 

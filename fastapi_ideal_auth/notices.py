@@ -40,10 +40,15 @@ def names(ring: KeyRing, cookie_name: str, generation: Generation[Any]) -> list[
     """All that a notice which ends this session may be kept under."""
     subject, session = generation.subject[:PARTY_BYTES], generation.subject[PARTY_BYTES:]
     found = of_user(ring, cookie_name, generation.user.id)
-    for party in (subject, session):
-        if any(party):
-            found += of_party(ring, cookie_name, party)
+    if any(subject):
+        found += of_party(ring, cookie_name, subject)
+        found += of_party(ring, cookie_name, session if any(session) else unnamed(subject))
     return found
+
+
+def unnamed(subject: bytes) -> bytes:
+    """The party of a subject's sessions of which the provider did not tell its ``sid``."""
+    return subject + b"?"
 
 
 def noticed(record: Record | None, *, moment: float, expires_at: int) -> Record:

@@ -33,7 +33,7 @@ class CrossOriginGuard:
         """Raises `ConfigurationError` for what is not an origin."""
         if isinstance(trusted_origins, str):
             raise ConfigurationError("trusted_origins takes a sequence of origins, not one string")
-        return cls(frozenset(map(_checked_origin, trusted_origins)))
+        return cls(frozenset(map(checked_origin, trusted_origins)))
 
     def check(
         self, method: str, headers: Iterable[tuple[bytes, bytes]], *, websocket: bool = False
@@ -48,7 +48,7 @@ class CrossOriginGuard:
         if len(origins) > 1 or len(sites) > 1:
             return False  # a proxy or an attacker wrote one of them
         origin = origins[0].decode("latin-1") if origins else None
-        if origin is not None and self.trusted and _normal(origin) in self.trusted:
+        if origin is not None and self.trusted and normal_origin(origin) in self.trusted:
             return True
         if sites:
             # "none": the person typed it or used a bookmark. "same-site" is another origin.
@@ -56,7 +56,7 @@ class CrossOriginGuard:
         if origin is None:
             return True  # neither header: not a browser, so no victim's cookie
         # An older browser. The scheme cannot be compared: behind a proxy it is not known.
-        return len(hosts) == 1 and _is_host(origin, hosts[0].decode("latin-1"))
+        return len(hosts) == 1 and is_host(origin, hosts[0].decode("latin-1"))
 
 
 def _deciding(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
@@ -68,11 +68,12 @@ def _deciding(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]
     return said
 
 
-def _checked_origin(origin: object) -> str:
-    normal = _normal(origin) if isinstance(origin, str) else None
+def checked_origin(origin: object) -> str:
+    """An origin in its one spelling. Raises `ConfigurationError` for what is none."""
+    normal = normal_origin(origin) if isinstance(origin, str) else None
     if normal is None:
         raise ConfigurationError(
-            f"trusted_origins takes origins such as https://app.example or "
+            f"an origin is written as in https://app.example or "
             f"http://127.0.0.1:3000 (scheme, host, port, and nothing more); got {origin!r}"
         )
     return normal
@@ -83,7 +84,7 @@ _HOST: Final = r"[^\x00-\x20\x7f-\U0010ffff/?#@:\[\]\\*]+|\[[0-9a-f:.]+\]"
 _ORIGIN: Final = re.compile(rf"(https?)://({_HOST})(?::(\d{{1,5}}))?", re.IGNORECASE | re.ASCII)
 
 
-def _normal(origin: str) -> str | None:
+def normal_origin(origin: str) -> str | None:
     """Scheme, host and port in one spelling (RFC 6454 §6.2); ``None`` for what is no origin."""
     match = _ORIGIN.fullmatch(origin)
     if match is None:
@@ -95,13 +96,13 @@ def _normal(origin: str) -> str | None:
     return f"{scheme}://{host}:{port}"
 
 
-def _is_host(origin: str, host: str) -> bool:
-    """Whether the origin's host and port are the request's."""
+def is_host(origin: str, host: str) -> bool:
+    """Whether the origin's host and port are those of a ``Host`` header."""
     match = _ORIGIN.fullmatch(origin)  # "null" is no match
     if match is None:
         return False
-    normal = _normal(f"{match[1]}://{host}")
-    return normal is not None and normal == _normal(origin)
+    normal = normal_origin(f"{match[1]}://{host}")
+    return normal is not None and normal == normal_origin(origin)
 
 
 # -- where ``next`` may lead ----------------------------------------------------------------------

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from typing import Final
+from typing import Any, Final
+from urllib.parse import parse_qs
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from .cookies import CookieSettings
 
-_POLICY: Final = "default-src 'none'; form-action 'self'; frame-ancestors 'none'"
+LONGEST_FORM: Final = 65_536
+"""Bytes of a posted form that are read."""
+MOST_FIELDS: Final = 16
+
+_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
+_NO_FORMS: Final = "; form-action 'self'"
 
 
 def landing(path: str, settings: CookieSettings) -> Response:
@@ -52,21 +58,52 @@ def page(
     body: str = "",
     *,
     head: str = "",
+    policy: str = _NO_FORMS,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> HTMLResponse:
-    """``title`` is ours; ``text``, ``body`` and ``head`` are HTML that is escaped already."""
+    """``title`` is ours; ``text``, ``body`` and ``head`` are HTML that is escaped already.
+
+    ``policy``: what the page's Content-Security-Policy says beside the general; browsers hold a
+    form's redirects against its ``form-action`` too.
+    """
     return HTMLResponse(
         f'<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width">{head}'
         f"<title>{title}</title><h1>{title}</h1><p>{text}</p>{body}</html>",
         status_code=status,
         headers={
-            "Content-Security-Policy": _POLICY,
+            "Content-Security-Policy": _POLICY + policy,
             "Cache-Control": "no-store",
             **(headers or {}),
         },
     )
+
+
+def form_field(name: str, value: str) -> str:
+    """A hidden field of a form."""
+    return f'<input type="hidden" name="{escape(name, quote=True)}" value="{escape(value)}">'
+
+
+async def posted(request: Request, name: str) -> str | None:
+    """A field of a posted form that was given once; ``None`` for anything else."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LONGEST_FORM:
+            return None
+    try:
+        given = parse_qs(body.decode("ascii"), max_num_fields=MOST_FIELDS).get(name, [])
+    except ValueError:
+        return None
+    return given[0] if len(given) == 1 else None
+
+
+def form_schema(name: str) -> dict[str, Any]:
+    """What OpenAPI says of such a form, for ``openapi_extra``."""
+    schema = {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]}
+    content = {"application/x-www-form-urlencoded": {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def add_cookie(response: Response, line: str) -> None:

@@ -344,10 +344,15 @@ class Rotation(Generic[U]):
         generation, ``None`` for a session that has ended."""
         change = partial(rec.extended, expires_at=generation.expires_at)
         try:
-            _, after = await self._change(generation.sid, change)
+            (_, after), noticed = await asyncio.gather(
+                self._change(generation.sid, change), self._noticed(generation, self._store, False)
+            )
         except StoreUnavailable as error:
             self._store_is_down(error)
             return self.known(generation)
+        if noticed:
+            await self._put_out(after, generation)
+            return None
         if after is None:
             return self.known(generation)
         return self._newer_of(after, generation)
@@ -721,9 +726,10 @@ class Rotation(Generic[U]):
                 before.seen,
             )
 
-    async def _put_out(self, record: Record, base: Generation[U]) -> None:
+    async def _put_out(self, record: Record | None, base: Generation[U]) -> None:
         """End a session that nobody signed out of with its own cookie."""
-        newest = (self._opened(record, base) if record.gen > base.gen else None) or base
+        newer = record is not None and record.gen > base.gen
+        newest = (self._opened(record, base) if record and newer else None) or base
         await self.end(newest, revoke=False)
         self._spawn(self._revoked(newest.user.refresh_token))  # nobody need wait for it
 

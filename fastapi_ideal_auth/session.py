@@ -440,6 +440,27 @@ class Session(Generic[U]):
         if self._cookies and self._write is None:
             self._write = _Write(None, self._auth.clock())
 
+    async def _go_on_with(self, generation: Generation[U]) -> None:
+        """Take up a session that another domain handed over, in place of the one here."""
+        old = self._pristine()
+        if old is not None and old.sid != generation.sid:
+            await self._auth.rotation.end(old, revoke=False)
+        now = self._auth.clock()
+        self._become(generation, generation.user.model_copy(deep=True))
+        self._presented = generation.gen
+        self._verdict = _Verdict(Gets.USER, now)
+        self._write = _Write(generation, now, begun=True)
+
+    async def _id_token(self) -> str | None:
+        """The session's ID token, also where the store has the tokens; ``None`` without one."""
+        generation = self._pristine()
+        if generation is not None and not generation.complete:
+            try:
+                generation = await self._auth.rotation.completed(generation, at=self._at)
+            except StoreUnavailable:
+                return None
+        return None if generation is None else generation.user.id_token
+
     # -- for the middleware -----------------------------------------------------------------------
 
     async def _lines(self) -> list[str]:

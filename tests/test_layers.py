@@ -16,6 +16,7 @@ PACKAGE = Path(fastapi_ideal_auth.__file__).parent
 # From the bottom up: a module imports only from lines above its own.
 CORE = [
     "errors",
+    "bearer",
     "user",
     "seal",
     "packing",
@@ -41,6 +42,7 @@ SHELL = [
     "pages",
     "login",
     "logout",
+    "transfer",
     "auth",
     "testing",
     "__main__",

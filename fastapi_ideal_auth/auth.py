@@ -24,13 +24,14 @@ from .errors import (
 )
 from .generation import Codec, Generation, Lifetimes, cookie_max_age
 from .guarded import GuardedStore
+from .http import HTTP
 from .login import add_login
 from .logout import add_backchannel_logout, add_logout
 from .middleware import SessionMiddleware
 from .oauth import LONGEST_LIFETIME, TokenResponse
 from .openapi import RESPONSES, attach
 from .origin import CrossOriginGuard, checked_origin
-from .provider import HTTP, OAuth2Provider, Provider
+from .provider import OAuth2Provider, Provider
 from .rotation import LONGEST_PROVIDER_TIMEOUT, PROVIDER_TIMEOUT, Ask, Revoke, Rotation, Timing
 from .seal import AESGCMSealer, KeyRing, Sealer
 from .session import Session
@@ -40,7 +41,7 @@ from .transfer import add_transfer
 from .user import SessionUser
 
 if TYPE_CHECKING:
-    from .provider import AsyncHTTPClient
+    from .http import AsyncHTTPClient
 
 U = TypeVar("U", bound=SessionUser)
 

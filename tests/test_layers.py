@@ -29,7 +29,15 @@ CORE = [
     "notices",
     "events",
 ]
-EDGE = ["stores.base", "stores.memory", "stores.sqlite", "stores.redis", "stores", "provider"]
+EDGE = [
+    "stores.base",
+    "stores.memory",
+    "stores.sqlite",
+    "stores.redis",
+    "stores",
+    "http",
+    "provider",
+]
 SHELL = [
     "guarded",
     "endings",
@@ -123,7 +131,7 @@ def test_the_core_is_pure(module: str) -> None:
 
 
 def test_only_one_module_sends() -> None:
-    assert [m for m in ORDER if "httpx" in imports(m)[1]] == ["provider"]
+    assert [m for m in ORDER if "httpx" in imports(m)[1]] == ["http"]
     assert [m for m in ORDER if "redis" in imports(m)[1]] == ["stores.redis"]
 
 

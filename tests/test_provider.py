@@ -36,8 +36,9 @@ from fastapi_ideal_auth.errors import (
     ProviderUnavailable,
     RefreshRejected,
 )
+from fastapi_ideal_auth.http import HTTP, LIMIT
 from fastapi_ideal_auth.oauth import TokenResponse
-from fastapi_ideal_auth.provider import HTTP, LIMIT, OAuth2Provider, Provider
+from fastapi_ideal_auth.provider import OAuth2Provider, Provider
 
 from .test_oauth import chain, told
 

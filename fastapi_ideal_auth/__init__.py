@@ -8,6 +8,7 @@ from .errors import (
     AuthError,
     ConfigurationError,
     CookieTooLarge,
+    IdentityRejected,
     InvalidCookie,
     ProviderError,
     ProviderMisconfigured,
@@ -17,6 +18,7 @@ from .errors import (
 )
 from .events import Event, EventKind
 from .oauth import TokenResponse
+from .openid import OpenIDProvider
 from .provider import OAuth2Provider, Provider
 from .seal import AESGCMSealer
 from .session import Session
@@ -44,9 +46,11 @@ __all__ = [
     "Event",
     "EventKind",
     "IdealAuth",
+    "IdentityRejected",
     "InvalidCookie",
     "MemoryStore",
     "OAuth2Provider",
+    "OpenIDProvider",
     "Provider",
     "ProviderError",
     "ProviderMisconfigured",

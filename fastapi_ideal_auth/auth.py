@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, Type
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
+from .client import OAuthClient
 from .cookies import WARN_BYTES, CookieSettings, Presented, candidates, set_lines
 from .dependencies import CurrentSession, FreshUser, OptionalUser, UserOrLogin
 from .endings import Endings
@@ -31,7 +32,7 @@ from .middleware import SessionMiddleware
 from .oauth import LONGEST_LIFETIME, TokenResponse
 from .openapi import RESPONSES, attach
 from .origin import CrossOriginGuard, checked_origin
-from .provider import OAuth2Provider, Provider
+from .provider import Provider
 from .rotation import LONGEST_PROVIDER_TIMEOUT, PROVIDER_TIMEOUT, Ask, Revoke, Rotation, Timing
 from .seal import AESGCMSealer, KeyRing, Sealer
 from .session import Session
@@ -66,9 +67,9 @@ class IdealAuth(Generic[U]):
         At least 32 characters (``python -m fastapi_ideal_auth secret`` prints one), or a sequence
         of them: the first seals, all open.
     ``provider``
-        An `OAuth2Provider`, any object with ``async refresh(refresh_token) -> TokenResponse``, or
-        a bare async function of that shape where ``None`` means rejected. ``None``: nothing is
-        refreshed, and a session ends with its access token.
+        An `OpenIDProvider`, an `OAuth2Provider`, any object with ``async refresh(refresh_token)
+        -> TokenResponse``, or a bare async function of that shape where ``None`` means rejected.
+        ``None``: nothing is refreshed, and a session ends with its access token.
     ``store``
         Where workers meet to refresh. ``None``: `SQLiteStore`, or `MemoryStore` with a warning
         where no file can be written.
@@ -409,7 +410,7 @@ async def _no_provider(refresh_token: str, *, resource: str | None) -> None:
 def _wired(provider: object, http: HTTP) -> _Asked:
     if provider is None:
         return _Asked(_no_provider)
-    if isinstance(provider, OAuth2Provider):
+    if isinstance(provider, OAuthClient):
         provider.use(http)
     if isinstance(provider, Provider) and not isinstance(provider, type):
         takes_resource = _takes_resource(provider.refresh)
@@ -418,8 +419,8 @@ def _wired(provider: object, http: HTTP) -> _Asked:
     if callable(provider) and not isinstance(provider, type):
         return _Asked(_asking(provider), None, _takes_resource(provider))
     raise ConfigurationError(
-        "provider= takes an OAuth2Provider, an object with `async def refresh(refresh_token)`, or "
-        f"such a function; got {type(provider).__name__}"
+        "provider= takes an OpenIDProvider, an OAuth2Provider, an object with `async def "
+        f"refresh(refresh_token)`, or such a function; got {type(provider).__name__}"
     )
 
 

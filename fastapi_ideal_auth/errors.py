@@ -10,6 +10,7 @@
     └── ProviderError           the authorization server's
         ├── RefreshRejected         the grant is dead; only signing in again helps
         ├── ProviderUnavailable     no answer, or none to use; try later
+        ├── IdentityRejected        what it signed or sent back does not prove what it must
         └── ProviderMisconfigured   it refuses this client; an operator must look
 
 No message, argument or attribute of any of them ever holds a token or a secret.
@@ -107,3 +108,13 @@ class ProviderMisconfigured(ProviderError):
     """The server refuses this client (``invalid_client`` and the like). Retrying cannot help."""
 
     default = "the authorization server refuses this client's configuration"
+
+
+class IdentityRejected(ProviderError):
+    """A token or an answer does not prove what it must: forged, expired, of another issuer or for
+    another client (OpenID Connect Core §3.1.3.7, Back-Channel Logout §2.6, RFC 9207 §2.4).
+
+    The message names the check, and nothing that was read.
+    """
+
+    default = "the authorization server's answer does not prove who it is about"

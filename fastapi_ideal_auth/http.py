@@ -7,12 +7,15 @@ one that failed may have arrived. Does not know what it carries, nor what an ans
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 import weakref
 import zlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -135,7 +138,7 @@ class HTTP:
     async def post(
         self,
         url: str,
-        form: Mapping[str, str],
+        form: oauth.Form,
         headers: Mapping[str, str] | None = None,
         *,
         timeout: float = TIMEOUT,
@@ -295,3 +298,82 @@ def _untrusted(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
+
+
+# -- a token for some hosts -----------------------------------------------------------------------
+
+
+Prove = Callable[[str, str], Mapping[str, str]]
+"""The headers that go with a request, by its method and its URL."""
+
+Noticed = Callable[[str, Mapping[str, str]], bool]
+"""Told of each answer's headers and its URL; whether they held a nonce."""
+
+
+class BoundToken(httpx.Auth):
+    """Sends what ``prove`` makes of a request to the hosts it is for, and nothing elsewhere.
+
+    A redirect takes the token to no other host: httpx drops it, and nothing here adds it again.
+    """
+
+    requires_request_body = True  # a request that may be repeated must be there to repeat
+
+    def __init__(self, prove: Prove, noticed: Noticed, hosts: Iterable[str]) -> None:
+        self._prove = prove
+        self._noticed = noticed
+        self._hosts = frozenset(map(_host, hosts))
+        if not self._hosts:
+            raise ConfigurationError("name the hosts that the token is for, such as api.example")
+
+    @classmethod
+    def of(cls, prove: Prove, noticed: Noticed, hosts: Iterable[str]) -> BoundToken:
+        """One that is an ``httpx2.Auth`` too, where httpx2 is in use."""
+        other = sys.modules.get("httpx2")
+        if other is None:
+            return cls(prove, noticed, hosts)
+        both: type[BoundToken] = type(cls.__name__, (cls, other.Auth), {})
+        return both(prove, noticed, hosts)
+
+    def __repr__(self) -> str:
+        return "<BoundToken>"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if not self._is_for(request.url):
+            yield request
+            return
+        response = yield self._proved(request)
+        if self._wants_nonce(request, response):
+            response = yield self._proved(request)
+            self._wants_nonce(request, response)
+
+    def _proved(self, request: httpx.Request) -> httpx.Request:
+        request.headers.update(self._prove(request.method, str(request.url)))
+        return request
+
+    def _wants_nonce(self, request: httpx.Request, response: httpx.Response) -> bool:
+        # A redirect may have been followed: what another host says is not for this one.
+        if (response.url.host, response.url.port) != (request.url.host, request.url.port):
+            return False
+        kept = self._noticed(str(request.url), response.headers)
+        return kept and oauth.asks_for_nonce(response.status_code, response.headers, b"")
+
+    def _is_for(self, url: httpx.URL) -> bool:
+        safe = url.scheme == "https" or (url.scheme == "http" and oauth.is_loopback(url.host))
+        default = 443 if url.scheme == "https" else 80
+        return safe and (
+            (url.host, url.port or default) in self._hosts
+            or (url.port is None and (url.host, None) in self._hosts)
+        )
+
+
+def _host(host: str) -> tuple[str, int | None]:
+    try:
+        parts = urlsplit(f"//{host}")
+        name, port = parts.hostname, parts.port
+    except ValueError:
+        name, port = None, None
+    if not name or not re.fullmatch(r"[\w.:\[\]-]+", host, re.ASCII):
+        raise ConfigurationError(
+            f"{host!r} is no host: name it as in api.example or api.example:8443"
+        )
+    return name, port

@@ -46,8 +46,16 @@ from .errors import (
     RefreshRejected,
 )
 
-TokenEndpointAuthMethod = Literal["client_secret_basic", "client_secret_post", "none"]
+TokenEndpointAuthMethod = Literal[
+    "client_secret_basic", "client_secret_post", "private_key_jwt", "none"
+]
 """How the client authenticates (OpenID Connect Core §9)."""
+
+Form = Mapping[str, str | Sequence[str]]
+"""Parameters by name. One with several values is repeated (RFC 8707 §2 has ``resource`` so)."""
+
+JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+"""RFC 7523 §2.2."""
 
 # -- the tables; codes are compared in lower case -------------------------------------------------
 
@@ -93,8 +101,12 @@ MISCONFIGURED: Final[Mapping[str, str]] = {
     "invalid_target": "check the resource or audience that is asked for",  # RFC 8707 §2
     "invalid_resource": "check the resource that is asked for",  # Entra
     "redirect_uri_mismatch": "register the redirect URI at the authorization server",  # GitHub
-    "invalid_dpop_proof": "turn off DPoP for this client at the server",  # RFC 9449 §5
-    "use_dpop_nonce": "turn off DPoP for this client at the server",  # RFC 9449 §8
+    # RFC 9449 §5
+    "invalid_dpop_proof": "give dpop_key=, or turn off DPoP for this client at the server; with "
+    "dpop_key=, check this machine's clock",
+    # RFC 9449 §8
+    "use_dpop_nonce": "give dpop_key=, or turn off DPoP for this client at the server",
+    "invalid_request_uri": "turn off pushed_authorization_requests",  # RFC 9126 §2.3
 }
 """The client is set up wrongly: what to do, by error code."""
 
@@ -218,14 +230,15 @@ def checked_response(response: object) -> TokenResponse:
 # -- requests -------------------------------------------------------------------------------------
 
 
-def refresh_form(refresh_token: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+def refresh_form(refresh_token: str, extra: Form | None = None) -> Form:
     """The refresh request (RFC 6749 §6). ``extra`` may carry ``scope``, ``resource``..."""
     return {**(extra or {}), "grant_type": "refresh_token", "refresh_token": refresh_token}
 
 
-def code_form(code: str, redirect_uri: str, code_verifier: str) -> dict[str, str]:
+def code_form(code: str, redirect_uri: str, code_verifier: str, extra: Form | None = None) -> Form:
     """The access token request for an authorization code (RFC 6749 §4.1.3, RFC 7636 §4.5)."""
     return {
+        **(extra or {}),
         "grant_type": "authorization_code",
         "code": code,
         "redirect_uri": redirect_uri,
@@ -233,22 +246,34 @@ def code_form(code: str, redirect_uri: str, code_verifier: str) -> dict[str, str
     }
 
 
-def revocation_form(token: str, token_type_hint: str) -> dict[str, str]:
+def revocation_form(token: str, token_type_hint: str) -> Form:
     """The revocation request (RFC 7009 §2.1)."""
     return {"token": token, "token_type_hint": token_type_hint}
 
 
-def encode_form(form: Mapping[str, str]) -> bytes:
+def encode_form(form: Form) -> bytes:
     """``application/x-www-form-urlencoded``, UTF-8 (RFC 6749 appendix B)."""
     # A lone surrogate would raise an error that holds the whole token.
-    return urlencode(form, errors="replace").encode("ascii")
+    return urlencode(form, doseq=True, errors="replace").encode("ascii")
 
 
 def client_authentication(
-    method: TokenEndpointAuthMethod, client_id: str, client_secret: str | None
+    method: TokenEndpointAuthMethod,
+    client_id: str,
+    client_secret: str | None,
+    assertion: str | None = None,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Headers and form fields that authenticate the client (RFC 6749 §2.3.1, §3.2.1)."""
+    """Headers and form fields that authenticate the client (RFC 6749 §2.3.1, §3.2.1).
+
+    ``assertion``: the signed JWT of ``private_key_jwt`` (RFC 7523 §2.2).
+    """
     match method:
+        case "private_key_jwt":
+            return {}, {
+                "client_id": client_id,
+                "client_assertion_type": JWT_BEARER,
+                "client_assertion": assertion or "",
+            }
         case "client_secret_basic":
             # Both halves are form-encoded first, or a colon in the id would move the border.
             pair = f"{quote_plus(client_id)}:{quote_plus(client_secret or '')}"
@@ -271,21 +296,17 @@ def code_challenge(code_verifier: str) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
 
-def authorization_url(
-    endpoint: str,
+def authorization_params(
     *,
     client_id: str,
     redirect_uri: str,
     scope: str | None,
     state: str,
     code_challenge: str,
-    extra: Mapping[str, str] | None = None,
-) -> str:
-    """Where to send the browser (RFC 6749 §4.1.1, RFC 7636 §4.3).
-
-    A query the endpoint already has is kept (RFC 6749 §3.1). ``scope`` ``None`` sends none.
-    """
-    params = {
+    extra: Form | None = None,
+) -> dict[str, str | Sequence[str]]:
+    """The authorization request (RFC 6749 §4.1.1, RFC 7636 §4.3). ``scope`` ``None`` sends none."""
+    params: dict[str, str | Sequence[str]] = {
         **(extra or {}),
         "response_type": "code",
         "client_id": client_id,
@@ -296,9 +317,15 @@ def authorization_url(
     }
     if scope is not None:
         params["scope"] = scope
+    return params
+
+
+def with_query(endpoint: str, params: Form) -> str:
+    """``endpoint`` with ``params``. A query it already has is kept (RFC 6749 §3.1)."""
     parts = urlsplit(endpoint)
     # %20 is a space to every reader of a query; "+" is one to most.
-    query = "&".join(filter(None, [parts.query, urlencode(params, quote_via=quote)]))
+    added = urlencode(params, doseq=True, quote_via=quote, errors="replace")
+    query = "&".join(filter(None, [parts.query, added]))
     return urlunsplit(parts._replace(query=query))
 
 
@@ -313,7 +340,7 @@ def check_endpoint(name: str, url: str) -> str:
         raise ConfigurationError(f"{name} holds a user name or a password: take it out")
     if "#" in url:
         raise ConfigurationError(f"{name} has a fragment: take out the # and what follows")
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
         raise ConfigurationError(
             f"{name} must begin with https:// (http:// is for 127.0.0.1, [::1] and localhost): "
             f"tokens and secrets travel to it"
@@ -339,7 +366,8 @@ def _is_host(host: str) -> bool:
     return re.fullmatch(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?", host) is not None
 
 
-def _is_loopback(host: str | None) -> bool:
+def is_loopback(host: str | None) -> bool:
+    """Whether a host is this machine."""
     if host == "localhost":
         return True
     try:
@@ -426,6 +454,48 @@ def judge_userinfo(
         f"the userinfo endpoint answered {status} without claims",
         retry_after=retry_after(_header(headers, "retry-after"), now),
     )
+
+
+def judge_pushed_request(
+    status: int, headers: Mapping[str, str], body: bytes, *, now: float
+) -> str:
+    """The ``request_uri`` of a pushed authorization request (RFC 9126 §2.2).
+
+    Raises `ProviderUnavailable` where trying later may help, else `ProviderMisconfigured`: nobody
+    but this client wrote the request.
+    """
+    if 300 <= status < 400:
+        raise _redirected("pushed_authorization_request", status)
+    answer = _read(body)
+    refusal = _refusal(answer.fields)
+    request_uri = _token(answer.fields.get("request_uri"), lowest="!")
+    if 200 <= status < 300 and refusal is None and request_uri is not None:
+        return request_uri
+    refusal = refusal or _Refusal(None, "")
+    endpoint = "pushed authorization request"
+    passing = _passing(status, headers, refusal, now, endpoint)
+    if passing is not None:
+        raise passing
+    advice = MISCONFIGURED.get(refusal.code or "")
+    raise ProviderMisconfigured(
+        f"the {endpoint} endpoint answered {_summary(status, refusal)}"
+        + (f": {advice}" if advice else "")
+    )
+
+
+def asks_for_nonce(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether a request is to be sent again with the server's nonce in its DPoP proof.
+
+    An authorization server says so in the body (RFC 9449 §8), a protected resource in the
+    challenge (§9). Nothing that the request carried has been spent.
+    """
+    if status not in (400, 401) or not _header(headers, "dpop-nonce"):
+        return False
+    challenge = _header(headers, "www-authenticate")
+    if status == 401 and re.search(r"\bdpop\b.*\buse_dpop_nonce\b", challenge, re.I | re.S):
+        return True
+    refusal = _refusal(_read(body).fields)
+    return refusal is not None and refusal.code == "use_dpop_nonce"
 
 
 def retry_after(value: str, now: float) -> float | None:
@@ -597,12 +667,16 @@ def _wrong_address(endpoint: str, status: int) -> ProviderError:
 
 
 def _passing(
-    status: int, headers: Mapping[str, str], refusal: _Refusal, now: float
+    status: int,
+    headers: Mapping[str, str],
+    refusal: _Refusal,
+    now: float,
+    endpoint: str = "token",
 ) -> ProviderError | None:
     if status not in _PASSING_STATUS and status < 500 and refusal.code not in PASSING:
         return None
     return ProviderUnavailable(
-        f"the token endpoint answered {_summary(status, refusal)}",
+        f"the {endpoint} endpoint answered {_summary(status, refusal)}",
         retry_after=retry_after(_header(headers, "retry-after"), now),
     )
 

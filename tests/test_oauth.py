@@ -27,7 +27,7 @@ from fastapi_ideal_auth.oauth import (
     REJECTED,
     TokenEndpointAuthMethod,
     TokenResponse,
-    authorization_url,
+    authorization_params,
     check_endpoint,
     client_authentication,
     code_challenge,
@@ -41,6 +41,7 @@ from fastapi_ideal_auth.oauth import (
     refresh_form,
     retry_after,
     revocation_form,
+    with_query,
 )
 
 NOW = 784_111_777.0  # Sun, 06 Nov 1994 08:49:37 GMT
@@ -815,8 +816,7 @@ def test_the_challenge_is_the_one_of_rfc_7636_appendix_b() -> None:
 
 
 def test_the_authorization_url_carries_every_parameter_once() -> None:
-    url = authorization_url(
-        "https://op.example/authorize?tenant=a%26b",
+    params = authorization_params(
         client_id="id",
         redirect_uri="https://app.example/cb?x=1",
         scope="openid email",
@@ -824,6 +824,7 @@ def test_the_authorization_url_carries_every_parameter_once() -> None:
         code_challenge="c",
         extra={"prompt": "consent", "state": "not this one"},
     )
+    url = with_query("https://op.example/authorize?tenant=a%26b", params)
     assert url.startswith("https://op.example/authorize?tenant=a%26b&")
     assert "+" not in url
     assert parse_qs(urlsplit(url).query) == {
@@ -840,15 +841,22 @@ def test_the_authorization_url_carries_every_parameter_once() -> None:
 
 
 def test_no_scope_is_asked_for_by_asking_for_none() -> None:
-    url = authorization_url(
-        "https://op.example/authorize",
+    params = authorization_params(
         client_id="id",
         redirect_uri="https://app.example/cb",
         scope=None,
         state="s",
         code_challenge="c",
     )
-    assert "scope" not in url
+    assert "scope" not in params
+
+
+def test_a_parameter_may_stand_more_than_once() -> None:
+    """RFC 8707 §2: one ``resource`` for each."""
+    form = {"resource": ["https://a.example/", "https://b.example/"], "scope": "openid"}
+    query = "resource=https%3A%2F%2Fa.example%2F&resource=https%3A%2F%2Fb.example%2F&scope=openid"
+    assert encode_form(form) == query.encode()
+    assert with_query("https://op.example/a", form) == f"https://op.example/a?{query}"
 
 
 # -- endpoints ------------------------------------------------------------------------------------

@@ -19,10 +19,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
 
+from .client import OAuthClient
 from .cookies import clear_cookie_line, set_cookie_line
 from .errors import (
+    AuthError,
     ConfigurationError,
     CookieTooLarge,
+    IdentityRejected,
     InvalidCookie,
     ProviderError,
     ProviderUnavailable,
@@ -31,10 +34,10 @@ from .errors import (
 )
 from .oauth import TokenResponse, code_challenge
 from .origin import local_path
-from .pages import add_cookie, failure, landing
+from .pages import add_cookie, failure, landing, onward
 from .provider import OAuth2Provider
 from .seal import b64decode, b64encode
-from .session import session_of
+from .session import Session, session_of
 from .user import SessionUser
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ _PURPOSE: Final = "login"
 _STATE: Final = re.compile(r"[A-Za-z0-9_-]{22}")  # 128 bits
 _ERROR_CODE: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 §4.1.2.1
 
+NOT_PROVEN: Final = "It is not certain who signed in. Please start again."
 UNKNOWN_ATTEMPT: Final = "This sign-in attempt is unknown here or has expired. Please start again."
 NOT_NOW: Final = "The sign-in service does not answer just now. Please try again in a moment."
 
@@ -64,6 +68,7 @@ class _Attempt(NamedTuple):
     """One attempt to sign in, from /login to /callback."""
 
     state: str
+    nonce: str
     code_verifier: str
     redirect_uri: str
     next: str
@@ -82,19 +87,16 @@ def add_login(routes: APIRouter, auth: IdealAuth[Any]) -> None:
         summary="Sign in at the provider",
         status_code=303,
         response_class=RedirectResponse,
-        responses={403: _RESPONSES[403]},
+        responses={status: _RESPONSES[status] for status in (403, 503)},
     )
     async def login(request: Request, next: str | None = None) -> Response:  # noqa: A002 - wire name
         session_of(request, auth)  # without the middleware nobody could stay signed in
         attempt = _begin(auth, provider, request, next)
-        response = RedirectResponse(
-            provider.authorization_url(
-                redirect_uri=attempt.redirect_uri,
-                state=attempt.state,
-                code_challenge=code_challenge(attempt.code_verifier),
-            ),
-            status_code=303,
-        )
+        try:
+            where = await _authorization_request(provider, attempt)
+        except (ProviderError, ConfigurationError) as error:
+            return _sign_in_failed(request, error)
+        response = onward(where)
         for name in _open_attempts(auth, request)[: -(ATTEMPTS - 1)]:
             add_cookie(response, clear_cookie_line(name, auth.cookies))
         add_cookie(response, _attempt_cookie(auth, attempt))
@@ -112,25 +114,35 @@ def add_login(routes: APIRouter, auth: IdealAuth[Any]) -> None:
         state: str | None = None,
         code: str | None = None,
         error: str | None = None,
+        iss: str | None = None,
     ) -> Response:
         session_of(request, auth)
         attempt = _opened_attempt(auth, request, state)
         if attempt is None:
             return failure(request, 400, UNKNOWN_ATTEMPT)
-        response = await _finish(auth, provider, request, attempt, code, error)
+        back = _Callback(code, error, iss)
+        response = await _finish(auth, provider, request, attempt, back)
         add_cookie(response, clear_cookie_line(_attempt_name(auth, attempt.state), auth.cookies))
         return response
 
 
-def _sign_in_provider(auth: IdealAuth[Any]) -> OAuth2Provider:
+class _Callback(NamedTuple):
+    """What the browser brought back from the provider (RFC 6749 §4.1.2, RFC 9207 §2)."""
+
+    code: str | None
+    error: str | None
+    iss: str | None
+
+
+def _sign_in_provider(auth: IdealAuth[Any]) -> OAuthClient:
     provider = auth.provider
-    if not isinstance(provider, OAuth2Provider) or provider.authorization_endpoint is None:
+    if not isinstance(provider, OAuthClient) or not _signs_in(provider):
         raise ConfigurationError(
-            "auth.router signs in at the provider: give provider=OAuth2Provider(…, "
-            "authorization_endpoint=…); with a provider of your own, write the login route and "
-            "call session.login(user)"
+            "auth.router signs in at the provider: give provider=OpenIDProvider(…), or "
+            "OAuth2Provider(…, authorization_endpoint=…); with a provider of your own, write the "
+            "login route and call session.login(user)"
         )
-    if provider.userinfo_endpoint is None and auth.user_from_claims is None:
+    if not _knows_who(provider) and auth.user_from_claims is None:
         raise ConfigurationError(
             "auth.router does not know who signs in: give OAuth2Provider(…, userinfo_endpoint=…), "
             "or IdealAuth(…, user_from_claims=…) that makes the user from the tokens"
@@ -138,21 +150,40 @@ def _sign_in_provider(auth: IdealAuth[Any]) -> OAuth2Provider:
     return provider
 
 
+def _signs_in(provider: OAuthClient) -> bool:
+    return not isinstance(provider, OAuth2Provider) or provider.authorization_endpoint is not None
+
+
+def _knows_who(provider: OAuthClient) -> bool:
+    return not isinstance(provider, OAuth2Provider) or provider.userinfo_endpoint is not None
+
+
 # -- an attempt -----------------------------------------------------------------------------------
 
 
 def _begin(
-    auth: IdealAuth[Any], provider: OAuth2Provider, request: Request, wanted: str | None
+    auth: IdealAuth[Any], provider: OAuthClient, request: Request, wanted: str | None
 ) -> _Attempt:
     here = request.url
     callback = here.path.removesuffix("/login") + "/callback"
     return _Attempt(
         state=secrets.token_urlsafe(16),
+        nonce=secrets.token_urlsafe(16),
         code_verifier=secrets.token_urlsafe(48),
         redirect_uri=provider.redirect_uri
         or str(here.replace(path=callback, query="", fragment="")),
         next=local_path(wanted),
         expires_at=int(auth.clock()) + ATTEMPT_SECONDS,
+    )
+
+
+async def _authorization_request(provider: OAuthClient, attempt: _Attempt) -> str:
+    return await provider.authorization_request(
+        redirect_uri=attempt.redirect_uri,
+        state=attempt.state,
+        # Where no ID token is looked at, nobody would look at it either.
+        nonce=attempt.nonce if provider.checks_id_tokens else None,
+        code_challenge=code_challenge(attempt.code_verifier),
     )
 
 
@@ -189,40 +220,44 @@ def _opened_attempt(auth: IdealAuth[Any], request: Request, state: str | None) -
 
 async def _finish(
     auth: IdealAuth[Any],
-    provider: OAuth2Provider,
+    provider: OAuthClient,
     request: Request,
     attempt: _Attempt,
-    code: str | None,
-    error: str | None,
+    back: _Callback,
 ) -> Response:
-    if error is not None or not code:
-        told = error if error and _ERROR_CODE.fullmatch(error) else "no code"
-        return failure(request, 400, f"The sign-in was not completed ({told}). Please start again.")
     try:
+        await provider.check_issuer(back.iss)  # before anything it says is believed
+        if back.error is not None or not back.code:
+            return _not_completed(request, back.error)
         tokens = await provider.exchange_code(
-            code, redirect_uri=attempt.redirect_uri, code_verifier=attempt.code_verifier
+            back.code, redirect_uri=attempt.redirect_uri, code_verifier=attempt.code_verifier
         )
-        claims = await _claims(provider, tokens)
+        claims = await provider.claims(tokens, nonce=attempt.nonce, now=auth.clock())
         user = await _user(auth, claims, tokens)
-        await session_of(request, auth).login(user)
-    except RefreshRejected:
-        return failure(request, 400, UNKNOWN_ATTEMPT)
-    except ProviderUnavailable as unavailable:
-        log.warning("sign-in failed: %s", unavailable)
-        return failure(request, 503, NOT_NOW)
-    except StoreUnavailable as down:
-        log.warning("sign-in failed: %s", down)
-        return failure(request, 503, NOT_NOW)
-    except (ProviderError, ConfigurationError, CookieTooLarge) as misfit:
-        log.error("sign-in failed: %s", misfit)
-        return failure(request, 503, NOT_NOW)
+        session: Session[Any] = session_of(request, auth)
+        await session.login(user, refresh_expires_in=tokens.refresh_expires_in)
+    except (ProviderError, ConfigurationError, CookieTooLarge, StoreUnavailable) as error:
+        return _sign_in_failed(request, error)
     return landing(attempt.next, auth.cookies)
 
 
-async def _claims(provider: OAuth2Provider, tokens: TokenResponse) -> Mapping[str, Any]:
-    if provider.userinfo_endpoint is None:
-        return {}
-    return await provider.userinfo(tokens.access_token)
+def _not_completed(request: Request, error: str | None) -> Response:
+    told = error if error and _ERROR_CODE.fullmatch(error) else "no code"
+    return failure(request, 400, f"The sign-in was not completed ({told}). Please start again.")
+
+
+def _sign_in_failed(request: Request, error: AuthError) -> Response:
+    match error:
+        case RefreshRejected():
+            return failure(request, 400, UNKNOWN_ATTEMPT)
+        case IdentityRejected():
+            log.warning("sign-in refused: %s", error)
+            return failure(request, 400, NOT_PROVEN)
+        case ProviderUnavailable() | StoreUnavailable():
+            log.warning("sign-in failed: %s", error)
+        case _:
+            log.error("sign-in failed: %s", error)
+    return failure(request, 503, NOT_NOW)
 
 
 async def _user(

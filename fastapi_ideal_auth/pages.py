@@ -47,7 +47,8 @@ def failure(request: Request, status: int, message: str) -> Response:
     headers = {"Retry-After": "5"} if status == 503 else None
     if "text/html" not in request.headers.get("accept", ""):
         return JSONResponse({"detail": message}, status, headers)
-    again = request.url.path.removesuffix("/callback") + "/login"
+    path = request.url.path
+    again = path if path.endswith("/login") else path.removesuffix("/callback") + "/login"
     link = f'<p><a href="{escape(again, quote=True)}">Sign in</a></p>'
     return page("Not signed in", escape(message), link, status=status, headers=headers)
 

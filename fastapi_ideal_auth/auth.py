@@ -270,8 +270,8 @@ class IdealAuth(Generic[U]):
         routes = APIRouter(tags=["session"])
         add_login(routes, self)
         add_logout(routes, self)
-        if getattr(self.provider, "issuer", None) is not None:
-            add_backchannel_logout(routes, self)
+        if isinstance(self.provider, OAuthClient) and self.provider.checks_id_tokens:
+            add_backchannel_logout(routes, self, self.provider)
         if self.transfer_origins:
             add_transfer(routes, self)
         return routes

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
+from .client import OAuthClient
 from .errors import ProviderError, ProviderUnavailable, StoreUnavailable
+from .idtoken import LogoutToken
 from .openapi import RESPONSES
 from .origin import local_path
 from .pages import form_schema, onward, page, posted
-from .provider import OAuth2Provider
 from .session import Session, session_of
 
 if TYPE_CHECKING:
     from .auth import IdealAuth
-    from .idtoken import LogoutToken
 
 log = logging.getLogger("fastapi_ideal_auth")
 
@@ -66,17 +66,13 @@ def add_logout(routes: APIRouter, auth: IdealAuth[Any]) -> None:
 
 
 async def _end_session_url(provider: object, id_token: str | None) -> str | None:
-    if not isinstance(provider, OAuth2Provider):
+    if not isinstance(provider, OAuthClient):
         return None
     hint = id_token if id_token and len(id_token) <= LONGEST_HINT else None
-    try:
-        return await provider.end_session_url(id_token_hint=hint)
-    except ProviderError as error:
-        log.warning("signed out here, and not at the provider: %s", error)
-        return None
+    return await provider.end_session_url(id_token_hint=hint)
 
 
-def add_backchannel_logout(routes: APIRouter, auth: IdealAuth[Any]) -> None:
+def add_backchannel_logout(routes: APIRouter, auth: IdealAuth[Any], provider: OAuthClient) -> None:
     """Add ``POST /backchannel-logout`` (OpenID Connect Back-Channel Logout 1.0 §2.5)."""
 
     @routes.post(
@@ -93,7 +89,7 @@ def add_backchannel_logout(routes: APIRouter, auth: IdealAuth[Any]) -> None:
         if text is None:
             return _answer(400, "invalid_request")
         try:
-            token: LogoutToken = await auth.provider.logout_token(text, now=auth.clock())
+            token = await provider.logout_token(text, now=auth.clock())
             return await _ended(auth, token)
         except (ProviderUnavailable, StoreUnavailable) as error:
             log.warning("a back-channel logout was not carried out: %s", error)

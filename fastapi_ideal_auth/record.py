@@ -136,6 +136,11 @@ def is_replay(record: Record, *, presented: int, at: float) -> bool:
     return presented < record.seen and at - record.seen_at > GRACE
 
 
+def is_dead(record: Record, gen: int) -> bool:
+    """Has the provider called dead what a cookie of ``gen`` leads to?"""
+    return record.rejected is not None and record.rejected >= max(gen, record.gen)
+
+
 def says(
     record: Record | None,
     *,

@@ -703,10 +703,12 @@ class Rotation(Generic[U]):
         change = partial(
             rec.rejected, owner=owner, gen=base.gen, expires_at=self._tombstone_until(base)
         )
-        _, after = await self._change(base.sid, change, store)
+        before, after = await self._change(base.sid, change, store)
         overtaken = self._overtaken(after, base)
         if overtaken is not None:
             return overtaken
+        if before is not None and rec.is_dead(before, base.gen):
+            return Result(Answer.KNOWN_DEAD)  # another was told and clears; our lease had lapsed
         self._tell(EventKind.REJECTED, base.sid, base)
         log.info("session %s: the provider rejected its refresh token", label(base.sid))
         return Result(Answer.REJECTED, base)

@@ -253,6 +253,24 @@ async def test_a_late_request_of_a_rejected_session_leaves_a_new_sign_in_alone(t
     assert browser.holder() == "bob"
 
 
+async def test_of_two_leaders_that_are_told_of_one_rejection_the_first_to_write_it_clears() -> None:
+    """One stalls past its lease with the provider's answer; by its write the other's is there."""
+    browser = Browser()
+    first = await browser.enter("ada")
+    browser.clock.advance(EXPIRED)
+    stalled = await browser.refreshing(first, 0)
+    browser.clock.advance(60)  # its lease is over
+    other = asyncio.create_task(browser.asks(first, 1))
+    while browser.provider.at_the_door < 2:
+        await asyncio.sleep(0)
+    await browser.provider.revoke(browser.refresh_token)
+    browser.provider.door.set()
+    responses = [await stalled, await other]
+    assert [response.status_code for response in responses] == [401, 401]
+    written = [browser.workers[0].written(response) for response in responses]
+    assert sorted(written, key=repr) == ["", None]
+
+
 async def test_a_refresh_that_fails_after_sign_out_gives_nobody_a_user() -> None:
     browser = Browser()
     first = await browser.enter("ada")

@@ -17,6 +17,7 @@ class Broken(Enum):
     CAME_BACK = "an ended session came back"
     MIXED_UP = "a session took another's place"
     DELETED = "a loser's response deleted the cookie of a live session"
+    TOLD_TWICE = "two requests were told of one rejection, and both clear the cookie"
 
 
 class Window(Enum):
@@ -63,6 +64,8 @@ class Rules:
     """Broken: signing in over a session leaves that one alive."""
     rejected_is_over: bool = True
     """Broken: a long poll of a session that was rejected still sets, or clears, the cookie."""
+    rejection_is_told_once: bool = True
+    """Broken: a leader whose lease has lapsed tells of a rejection that another has written."""
     failure_sees_the_end: bool = True
     """Broken: a refresh that failed does not see that the session has ended meanwhile."""
     store_before_memory: bool = True
@@ -82,6 +85,8 @@ class Bounds:
     requests: int = 3
     ticks: int = 2
     """How often time passes: with two of them a session gets to its third generation."""
+    stalls: int = 0
+    """How often a worker stands still while time passes."""
     sign_outs: int = 0
     sign_ins: int = 0
     crashes: int = 0

@@ -88,15 +88,14 @@ def newest_gen(number: int) -> int:
 
 
 @cache
-def rejected_gen(number: int) -> int:
-    """The generation that was called dead, or 0."""
+def dead(number: int, gen: int) -> bool:
     record = SHELF[number]
-    return 0 if record is None or record.rejected is None else record.rejected
+    return record is not None and rec.is_dead(record, gen)
 
 
 def over(number: int) -> bool:
     """Ended, or its newest generation called dead."""
-    return ended(number) or rejected_gen(number) >= max(1, newest_gen(number))
+    return ended(number) or dead(number, 1)
 
 
 def newest_in(number: int) -> Tokens:

@@ -96,6 +96,7 @@ class Left(NamedTuple):
 
     requests: int
     ticks: int
+    stalls: int
     sign_outs: int
     sign_ins: int
     crashes: int

@@ -32,6 +32,7 @@ REDIRECT        ``UserOrLogin``: a page is asked for with a cookie that is over;
                 it and follows to the sign-in before anything else
 TIME_PASSES     what was fresh is due, what was due is expired; leases lapse, cool-offs end, who
                 waits has waited too long, each response not started yet has become a long poll
+STALL           the same, and one worker has stood still meanwhile: its requests wait on
 CRASH           a worker is gone with its requests, flights and memory; its lease is not
 REVOKE          the provider ends the grant by itself
 STORE_DOWN, UP  the store cannot be reached; it can again
@@ -55,6 +56,7 @@ from .promises import Bounds, Broken, Provider, Rules, Window
 from .records import (
     GONE,
     Tokens,
+    dead,
     end,
     ended,
     give_back,
@@ -64,7 +66,6 @@ from .records import (
     over,
     publish,
     reject,
-    rejected_gen,
     renamed,
     token_of,
 )
@@ -115,6 +116,7 @@ class Does(Enum):
     SIGN_IN = "a new sign-in: {}"
     REDIRECT = "a page redirects to the sign-in, and drops the cookie of {}"
     TIME_PASSES = "time passes"
+    STALL = "time passes, and worker {} stands still"
     CRASH = "worker {} crashes"
     REVOKE = "the provider revokes the grant of {}"
     STORE_DOWN = "the store is down"
@@ -184,6 +186,10 @@ class World:
         left = state.left
         if left.ticks:
             yield Step(Does.TIME_PASSES, (), self._later(state.spend("ticks")))
+            if left.stalls:
+                for worker in sorted({request.worker for request in state.waiting}):
+                    after = self._later(state.spend("ticks").spend("stalls"), stalled=worker)
+                    yield Step(Does.STALL, (worker,), after)
         if left.sign_outs and state.jar != NOBODY:
             yield self._signed_out(state.spend("sign_outs"))
         if left.sign_ins:
@@ -199,7 +205,7 @@ class World:
         elif left.outages:
             yield Step(Does.STORE_DOWN, (), state.spend("outages")._replace(up=False))
 
-    def _later(self, state: State) -> State:
+    def _later(self, state: State, stalled: int = NOBODY) -> State:
         for flight in state.flights:
             if flight.at == UNPUBLISHED or (flight.at == GRANTED and not state.up):
                 state = state.trouble(Window.STORE_DOWN, *flight.base[:2])
@@ -207,7 +213,8 @@ class World:
                 state = state.trouble(Window.LEASE_LAPSED, *flight.base[:2])
         if not self.rules.outcome_stays:
             state = state._replace(records=tuple(0 for _ in state.records))
-        return state._replace(now=state.now + 1, waiting=())
+        waiting = tuple(request for request in state.waiting if request.worker == stalled)
+        return state._replace(now=state.now + 1, waiting=waiting)
 
     def _signed_out(self, state: State) -> Step:
         after, excuse = self._ended(state, state.jar)
@@ -349,6 +356,8 @@ class World:
             )
             if cookie is Cookie.REPLACED or clears:
                 about, epoch = tokens or request.tokens, len(state.grants)
+                if answer is Answer.REJECTED and _is_told(state, about):
+                    broken = Broken.TOLD_TWICE
                 state = state.answer(Answered(request.worker, about, clears, state.now, epoch))
         return Step(does, (*told, answer.name), state, broken, excuse)
 
@@ -482,8 +491,11 @@ class World:
         if not state.up:
             answer = Answer.UNAVAILABLE
         elif self.rules.workers_meet:
-            number = reject(state.records[session], flight.owner, gen)
+            before = state.records[session]
+            number = reject(before, flight.owner, gen)
             state = state.record(session, number)
+            if dead(before, gen) and self.rules.rejection_is_told_once:
+                answer = Answer.KNOWN_DEAD
             answer, newest = self._overtaken(number, flight.base) or (answer, newest)
         return self._landed(Does.BELIEVE, state, flight, answer, newest)
 
@@ -530,8 +542,8 @@ class World:
             if not state.up or ended(number):
                 return None
             newer = newest_gen(number) > tokens.gen
-            dead = rejected_gen(number) >= max(newest_gen(number), tokens.gen)
-            if self.rules.rejected_is_over and (dead or (clears and not newer)):
+            is_over = dead(number, tokens.gen) or (clears and not newer)
+            if self.rules.rejected_is_over and is_over:
                 return None
             if newer:
                 tokens, clears = newest_in(number), False
@@ -591,6 +603,12 @@ def _held(state: State, cookie: Tokens, worker: int) -> Tokens | None:
         if mine and newer.session == cookie.session and newer.gen > cookie.gen:
             return newer
     return None
+
+
+def _is_told(state: State, dead: Tokens) -> bool:
+    """Whether a request was told before that these were rejected, and clears the cookie."""
+    answered = any(request.clears and request.tokens == dead for request in state.answered)
+    return answered or any(one.kind == CLEAR and one.tokens == dead for one in state.wire)
 
 
 def _at(flight: Flight, at: int) -> Flight:

@@ -162,10 +162,10 @@ def says(
         return Says.ENDED
     if strict and is_replay(record, presented=presented, at=at):
         return Says.REPLAYED
+    if is_dead(record, gen):  # first: a waiter that stalled would adopt what is dead by now
+        return Says.REJECTED
     if record.gen > gen:
         return Says.NEWER
-    if record.rejected is not None and record.rejected >= gen:
-        return Says.REJECTED
     if record.lease == owner:
         return Says.YOURS
     if record.lease is not None and now < record.lease_until <= now + LONGEST_LEASE:

@@ -361,8 +361,8 @@ class Rotation(Generic[U]):
         if record.ended or generation.sid in self._ended:
             self._has_ended(generation.sid)
             return None
-        if record.rejected is not None and record.rejected >= max(record.gen, generation.gen):
-            return None  # dead as well, and a new sign-in need not have passed by here
+        if rec.is_dead(record, generation.gen):
+            return None  # and a new sign-in need not have passed by here
         if record.gen <= generation.gen:
             return generation
         return self._opened(record, generation) or generation
@@ -695,7 +695,11 @@ class Rotation(Generic[U]):
         if after.ended:
             self._has_ended(base.sid)
             return Result(Answer.KNOWN_DEAD)
-        newest = self._opened(after, base) if after.gen > base.gen else None
+        if after.gen <= base.gen:
+            return None
+        if rec.is_dead(after, base.gen):
+            return Result(Answer.KNOWN_DEAD)
+        newest = self._opened(after, base)
         return None if newest is None else Result(Answer.TOKENS, newest)
 
     async def _rejected(self, base: Generation[U], owner: str, store: GuardedStore) -> Result[U]:

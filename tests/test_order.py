@@ -28,6 +28,7 @@ from fastapi_ideal_auth import (
     IdealAuth,
     MemoryStore,
     ProviderUnavailable,
+    RefreshRejected,
     RefreshStore,
     Session,
     SQLiteStore,
@@ -36,7 +37,7 @@ from fastapi_ideal_auth import (
 )
 from fastapi_ideal_auth.cookies import read
 from fastapi_ideal_auth.generation import Generation
-from fastapi_ideal_auth.record import Change
+from fastapi_ideal_auth.record import Change, Record, key_of
 from fastapi_ideal_auth.refresh import Token
 from fastapi_ideal_auth.stores import Applied
 from fastapi_ideal_auth.testing import Clock, RotatingProvider
@@ -269,6 +270,26 @@ async def test_of_two_leaders_that_are_told_of_one_rejection_the_first_to_write_
     assert [response.status_code for response in responses] == [401, 401]
     written = [browser.workers[0].written(response) for response in responses]
     assert sorted(written, key=repr) == ["", None]
+
+
+@pytest.mark.parametrize("late", [ProviderUnavailable(), RefreshRejected()])
+async def test_a_leader_that_comes_late_does_not_take_up_what_is_dead_by_then(
+    late: Exception,
+) -> None:
+    browser = Browser()
+    first = await browser.enter("ada")
+    browser.clock.advance(EXPIRED)
+    stalled = await browser.refreshing(first, 0)
+    browser.clock.advance(60)
+    worker = browser.workers[1]
+    dead = replace(Record(browser.workers[0].opened(first).expires_at), gen=2, rejected=2)
+    key = key_of(worker.opened(first).sid)
+    sealed = worker.auth.rotation._sealed(worker.opened(first)._replace(gen=2))
+    await browser.store.apply(key, lambda _: replace(dead, sealed=sealed), now=browser.clock())
+    browser.provider.fail_next(late)
+    browser.provider.door.set()
+    response = await stalled
+    assert (response.status_code, worker.written(response)) == (401, None)
 
 
 async def test_a_refresh_that_fails_after_sign_out_gives_nobody_a_user() -> None:

@@ -191,7 +191,7 @@ SAYS: list[tuple[str, Record | None, dict[str, Any], Says]] = [
     ("rejected later", record(rejected=4), {}, Says.REJECTED),
     ("rejected before", record(rejected=2), {}, Says.YOURS),
     ("an older one rejected, this is older yet", record(rejected=2), {"gen": 1}, Says.NEWER),
-    ("rejected, and older than the newest", record(rejected=3), {"gen": 2}, Says.NEWER),
+    ("rejected, and older than the newest", record(rejected=3), {"gen": 2}, Says.REJECTED),
     ("rejected while held", record(rejected=3, **HELD), {}, Says.REJECTED),
     ("rejected while cooling off", record(rejected=3, retry_at=NOW + 9), {}, Says.REJECTED),
     # a lease, one tick before and after

@@ -30,7 +30,10 @@ SOUND: Final = {
     "lost answers, a forgiving provider": Sound(Bounds(crashes=1, losses=2), Provider.FORGIVING),
     "lost answers, a provider with a grace": Sound(Bounds(crashes=1, losses=2), Provider.GRACE),
     "a grant revoked": Sound(Bounds(requests=2, sign_outs=1, sign_ins=1, revocations=1)),
-    "a worker stands still": Sound(Bounds(requests=2, sign_ins=1, revocations=1, stalls=1)),
+    "a worker stands still": Sound(Bounds(sign_ins=1, revocations=1, stalls=1)),
+    "a worker stands still twice": Sound(
+        Bounds(ticks=3, revocations=1, stalls=2), Provider.FORGIVING
+    ),
     "the store down": Sound(Bounds(requests=3, crashes=1, outages=1)),
     "the store down at sign-out": Sound(Bounds(requests=2, sign_outs=1, failures=1, outages=1)),
     "the store down at sign-in": Sound(Bounds(requests=2, sign_ins=1, failures=1, outages=1)),
@@ -77,6 +80,7 @@ MUTANTS: Final = [
     Mutant("rejected_is_over", Broken.MIXED_UP, replace(SMALL, sign_ins=1, revocations=1)),
     Mutant("rejected_is_over", Broken.DELETED, replace(SMALL, sign_ins=1, revocations=1)),
     Mutant("rejection_is_told_once", Broken.TOLD_TWICE, replace(SMALL, revocations=1, stalls=1)),
+    Mutant("dead_before_newer", Broken.DEAD, replace(SMALL, requests=3, revocations=1, stalls=1)),
     Mutant("failure_sees_the_end", Broken.CAME_BACK, replace(SMALL, sign_outs=1, failures=1)),
     Mutant("store_before_memory", Broken.CAME_BACK, replace(SMALL, sign_outs=1, outages=1)),
 ]

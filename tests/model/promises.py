@@ -17,6 +17,7 @@ class Broken(Enum):
     CAME_BACK = "an ended session came back"
     MIXED_UP = "a session took another's place"
     DELETED = "a loser's response deleted the cookie of a live session"
+    DEAD = "a generation was handed out that the provider had called dead"
     TOLD_TWICE = "two requests were told of one rejection, and both clear the cookie"
 
 
@@ -66,6 +67,8 @@ class Rules:
     """Broken: a long poll of a session that was rejected still sets, or clears, the cookie."""
     rejection_is_told_once: bool = True
     """Broken: a leader whose lease has lapsed tells of a rejection that another has written."""
+    dead_before_newer: bool = True
+    """Broken: a newer generation is handed out though it was rejected."""
     failure_sees_the_end: bool = True
     """Broken: a refresh that failed does not see that the session has ended meanwhile."""
     store_before_memory: bool = True

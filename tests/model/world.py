@@ -346,6 +346,8 @@ class World:
             gets, cookie = OUTCOMES[token_of(request.tokens, state.now), mine]
             if tokens is not None and tokens.session != request.tokens.session:
                 broken = Broken.MIXED_UP
+            if tokens is not None and answer is Answer.TOKENS and _is_dead(state, tokens):
+                broken = Broken.DEAD
             if request.late and gets in (Gets.USER, Gets.NEWEST):
                 if state.up:
                     broken = Broken.CAME_BACK
@@ -394,6 +396,9 @@ class World:
         if flight.waited and not self.rules.looks_under_lease:
             gen = max(gen, newest_gen(state.records[session]))
         number, says = look(state.records[session], gen, flight.key.gen, flight.owner, state.now)
+        newer = newest_gen(number) > gen
+        if says is Says.REJECTED and newer and not self.rules.dead_before_newer:
+            says = Says.NEWER
         looked = state.record(session, number)
         match says:
             case Says.WAIT if flight.waited:
@@ -512,7 +517,11 @@ class World:
         """What has come into the record while the provider was asked."""
         if ended(number):
             return Answer.KNOWN_DEAD, base
-        return (Answer.TOKENS, newest_in(number)) if newest_gen(number) > base.gen else None
+        if newest_gen(number) <= base.gen:
+            return None
+        if dead(number, base.gen) and self.rules.dead_before_newer:
+            return Answer.KNOWN_DEAD, base
+        return Answer.TOKENS, newest_in(number)
 
     # -- a response -------------------------------------------------------------------------------
 
@@ -603,6 +612,11 @@ def _held(state: State, cookie: Tokens, worker: int) -> Tokens | None:
         if mine and newer.session == cookie.session and newer.gen > cookie.gen:
             return newer
     return None
+
+
+def _is_dead(state: State, tokens: Tokens) -> bool:
+    """Whether the store knows that the provider has called these dead."""
+    return dead(state.records[tokens.session], tokens.gen)
 
 
 def _is_told(state: State, dead: Tokens) -> bool:

@@ -436,9 +436,11 @@ class Session(Generic[U]):
         return HTTPException(status, detail, headers)
 
     def _forget(self) -> None:
-        """Clear the cookie on a redirect that the browser follows before anything else."""
-        if self._cookies and self._write is None:
-            self._write = _Write(None, self._auth.clock())
+        """Clear the cookie on a redirect that the browser follows before anything else; one that
+        was long in coming, while a provider took its time, could clear a new sign-in's."""
+        now = self._auth.clock()
+        if self._cookies and self._write is None and 0 <= now - self._at < LOOK_AGAIN:
+            self._write = _Write(None, now)
 
     async def _go_on_with(self, generation: Generation[U]) -> None:
         """Take up a session that another domain handed over, in place of the one here."""

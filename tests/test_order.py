@@ -107,8 +107,14 @@ class Worker:
             return user.id
 
         @app.post("/leave")
-        async def leave(session: Annotated[Session[User], Depends(auth.session)]) -> None:
+        async def leave(
+            session: Annotated[Session[User], Depends(auth.session)], slowly: bool = False
+        ) -> None:
             await session.logout(revoke=False)
+            if slowly:
+                over = asyncio.Event()
+                self.polls.append(over)
+                await over.wait()
 
         @app.post("/enter")
         async def enter(
@@ -290,6 +296,39 @@ async def test_a_leader_that_comes_late_does_not_take_up_what_is_dead_by_then(
     browser.provider.door.set()
     response = await stalled
     assert (response.status_code, worker.written(response)) == (401, None)
+
+
+async def test_a_page_that_waited_long_before_it_redirects_leaves_a_new_sign_in_alone() -> None:
+    """It had asked with the old cookie; the session was replaced while the provider took its
+    time."""
+    browser = Browser()
+    first = await browser.enter("ada")
+    browser.clock.advance(EXPIRED)
+    browser.provider.door.clear()
+    page = asyncio.create_task(browser.asks(first, 0, "/page"))
+    while not browser.provider.at_the_door:
+        await asyncio.sleep(0)
+    browser.clock.advance(5)
+    await browser.enter("bob", 1)
+    browser.provider.door.set()
+    response = await page
+    assert response.status_code == 303
+    browser.got(response)
+    assert browser.holder() == "bob"
+
+
+async def test_window_a_sign_out_that_takes_its_time_takes_a_new_sign_in_along() -> None:
+    """Its response clears the cookie whenever it starts: who signs out must be out."""
+    browser = Browser()
+    first = await browser.enter("ada")
+    leaving = asyncio.create_task(browser.workers[0].request("/leave?slowly=true", first, "POST"))
+    while not browser.workers[0].polls:
+        await asyncio.sleep(0)
+    browser.clock.advance(5)
+    await browser.enter("bob", 1)
+    browser.workers[0].polls[0].set()
+    browser.got(await leaving)
+    assert browser.holder() is None
 
 
 async def test_a_refresh_that_fails_after_sign_out_gives_nobody_a_user() -> None:

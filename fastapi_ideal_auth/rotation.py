@@ -767,7 +767,8 @@ class Rotation(Generic[U]):
         return self._ring.seal(data, purpose="record", binding=generation.sid)
 
     def _opened(self, record: Record, base: Generation[U]) -> Generation[U] | None:
-        """The record's generation, living as long as ``base``; ``None`` if no secret opens it."""
+        """The record's generation, living as long as ``base``; ``None`` if no secret opens it, or
+        if it is another than the record says: somebody has written to the store."""
         if record.sealed is None:
             return None
         try:
@@ -777,6 +778,9 @@ class Rotation(Generic[U]):
             log.error(
                 "session %s: its record was sealed with a secret that is gone", label(base.sid)
             )
+            return None
+        if newest.gen != record.gen:
+            log.error("session %s: its record was tampered with", label(base.sid))
             return None
         return _as_long_as(base, newest)
 

@@ -279,7 +279,7 @@ class Rotation(Generic[U]):
 
     async def newest(self, generation: Generation[U]) -> Generation[U] | None:
         """The same after a look into the store. Raises `StoreUnavailable`."""
-        _, after = await self._change(generation.sid, unchanged)
+        _, after = await self._read(generation.sid, unchanged)
         if after is None:
             return self.known(generation)
         return self._newer_of(after, generation)
@@ -296,7 +296,7 @@ class Rotation(Generic[U]):
             sealed=self._sealed(generation),
             expires_at=generation.expires_at,
         )
-        await self._change(generation.sid, change)
+        await self._read(generation.sid, change)
         self._remember(generation)
 
     async def completed(self, generation: Generation[U], *, at: float) -> Generation[U] | None:
@@ -310,7 +310,7 @@ class Rotation(Generic[U]):
             return None
         held = self._newest.get(generation.sid)
         if held is None or held.gen != generation.gen:
-            _, record = await self._change(generation.sid, unchanged)
+            _, record = await self._read(generation.sid, unchanged)
             if record is None or record.ended or record.gen < generation.gen:
                 return None
             self._watch_for_replay(record, Wanted(generation, generation.gen, at, judge=True))
@@ -321,6 +321,8 @@ class Rotation(Generic[U]):
             if held is None:
                 return None
             self._remember(held)
+            if held.gen > generation.gen and self._timing.token(held) is Token.FRESH:
+                self._tell(EventKind.HANDED_OVER, held.sid, held)
         return _as_long_as(generation, held)
 
     async def acknowledge(self, generation: Generation[U], *, at: float) -> None:
@@ -330,7 +332,7 @@ class Rotation(Generic[U]):
             return
         try:
             change = partial(rec.acknowledged, gen=generation.gen, at=at)
-            _, after = await self._change(generation.sid, change)
+            _, after = await self._read(generation.sid, change)
         except StoreUnavailable:
             return  # the next presentation tries again
         # Without a record there was no refresh, and so nothing older than the first to look for.
@@ -752,6 +754,14 @@ class Rotation(Generic[U]):
         if store is None:
             return await self._change_anywhere(sid, change)
         return await store.change(key_of(sid), change)
+
+    async def _read(self, sid: bytes, change: Change) -> Applied:
+        """The same for who goes on without the store, or not at all: its failure is told here."""
+        try:
+            return await self._change(sid, change)
+        except StoreUnavailable as error:
+            self._store_is_down(error)
+            raise
 
     async def _change_anywhere(self, sid: bytes, change: Change) -> Applied:
         if self._fallback is None:

@@ -323,9 +323,8 @@ class Session(Generic[U]):
         epoch = self._epoch
         try:
             held = await self._auth.rotation.completed(carried, at=self._at)
-        except StoreUnavailable as error:
+        except StoreUnavailable:
             self._checked = False
-            log.warning("%s", error)
             held = carried
         if held is carried:
             raise self._error(503, TRY_LATER, {"Retry-After": "5"})
@@ -339,8 +338,7 @@ class Session(Generic[U]):
     async def _stored(self, generation: Generation[U]) -> bool:
         try:
             await self._auth.rotation.keep(generation)
-        except StoreUnavailable as error:
-            log.warning("%s", error)
+        except StoreUnavailable:
             return False
         return True
 
@@ -378,7 +376,10 @@ class Session(Generic[U]):
                 self._write = _Write(self._kept, auth.clock())
             self._verdict = _Verdict(FRESH.gets, self._at)
             return FRESH.gets
-        return await self._refresh(token, judge=verdict is None)
+        # An older cookie whose tokens were looked for has been judged as they were found.
+        return await self._refresh(
+            token, judge=verdict is None and generation.gen == self._presented
+        )
 
     async def _refresh(self, token: Token, *, judge: bool) -> Gets:
         auth, epoch = self._auth, self._epoch
@@ -499,8 +500,7 @@ class Session(Generic[U]):
             return rotation.known(generation)
         try:
             return await rotation.newest(generation)
-        except StoreUnavailable as error:
-            log.warning("%s", error)
+        except StoreUnavailable:
             return generation if write.begun else None
 
 

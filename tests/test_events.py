@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from fastapi_ideal_auth import (
     Event,
@@ -13,6 +14,7 @@ from fastapi_ideal_auth import (
     StoreUnavailable,
 )
 
+from .support import World, app_of
 from .test_rotation import DUE, EXPIRED, Cluster, new_cookie, token
 
 
@@ -145,3 +147,50 @@ async def test_opentelemetry_counts_and_times() -> None:
     }
     assert counted == {"refreshed": 1, "handed over": 1}
     assert found["fastapi_ideal_auth.refresh.duration"].unit == "s"
+
+
+# -- with the tokens in the store -----------------------------------------------------------------
+
+
+@pytest.fixture
+def world(events: list[Event]) -> World:
+    return World(store=MemoryStore(), tokens="store", on_event=events.append)
+
+
+def elsewhere(world: World, events: list[Event]) -> TestClient:
+    """A worker that has read nothing yet."""
+    auth = world.another_auth(tokens="store", on_event=events.append)
+    client = world.browser(app_of(auth))
+    client.cookies = world.client.cookies
+    return client
+
+
+@pytest.mark.parametrize("path", ["/token", "/session"])
+def test_a_store_that_is_down_when_the_tokens_are_looked_for(
+    world: World, events: list[Event], path: str
+) -> None:
+    world.sign_in()
+    world.store.fault = StoreUnavailable("down")
+    assert elsewhere(world, events).get(path).status_code == 503
+    assert kinds(events) == ["store down"]
+
+
+@pytest.mark.parametrize(
+    ("later", "told"),
+    [(0, ["replayed", "handed over"]), (EXPIRED, ["replayed", "refreshed"])],
+    ids=["the newest is fresh", "the newest is due too"],
+)
+def test_a_replay_is_told_once_where_the_tokens_are_looked_for(
+    world: World, events: list[Event], later: int, told: list[str]
+) -> None:
+    world.sign_in()
+    stolen = world.cookie
+    assert stolen is not None
+    for _ in range(2):
+        world.clock.advance(DUE)
+        world.client.get("/token")
+    world.clock.advance(61)
+    world.clock.advance(later)
+    events.clear()
+    assert world.present(stolen).status_code == 200
+    assert kinds(events) == told

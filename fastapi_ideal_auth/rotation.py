@@ -279,7 +279,7 @@ class Rotation(Generic[U]):
 
     async def newest(self, generation: Generation[U]) -> Generation[U] | None:
         """The same after a look into the store. Raises `StoreUnavailable`."""
-        _, after = await self._read(generation.sid, unchanged)
+        _, after = await self._change_or_tell(generation.sid, unchanged)
         if after is None:
             return self.known(generation)
         return self._newer_of(after, generation)
@@ -296,7 +296,7 @@ class Rotation(Generic[U]):
             sealed=self._sealed(generation),
             expires_at=generation.expires_at,
         )
-        await self._read(generation.sid, change)
+        await self._change_or_tell(generation.sid, change)
         self._remember(generation)
 
     async def completed(self, generation: Generation[U], *, at: float) -> Generation[U] | None:
@@ -310,12 +310,10 @@ class Rotation(Generic[U]):
             return None
         held = self._newest.get(generation.sid)
         if held is None or held.gen != generation.gen:
-            _, record = await self._read(generation.sid, unchanged)
+            _, record = await self._change_or_tell(generation.sid, unchanged)
             if record is None or record.ended or record.gen < generation.gen:
                 return None
-            self._watch_for_replay(record, Wanted(generation, generation.gen, at, judge=True))
-            if self._strict and rec.is_replay(record, presented=generation.gen, at=at):
-                await self._put_out(record, generation)
+            if not await self._may_go_on(record, generation, at):
                 return None
             held = self._opened(record, generation)
             if held is None:
@@ -332,7 +330,7 @@ class Rotation(Generic[U]):
             return
         try:
             change = partial(rec.acknowledged, gen=generation.gen, at=at)
-            _, after = await self._read(generation.sid, change)
+            _, after = await self._change_or_tell(generation.sid, change)
         except StoreUnavailable:
             return  # the next presentation tries again
         # Without a record there was no refresh, and so nothing older than the first to look for.
@@ -341,9 +339,9 @@ class Rotation(Generic[U]):
         if done:
             _hint(self._acknowledged, key, None)
 
-    async def extended(self, generation: Generation[U]) -> Generation[U] | None:
+    async def extended(self, generation: Generation[U], *, at: float) -> Generation[U] | None:
         """Keep the record of a touched session as long as the session; answers the newest
-        generation, ``None`` for a session that has ended."""
+        generation, ``None`` for a session that has ended. ``at`` is as in `completed`."""
         change = partial(rec.extended, expires_at=generation.expires_at)
         try:
             (_, after), noticed = await asyncio.gather(
@@ -357,6 +355,8 @@ class Rotation(Generic[U]):
             return None
         if after is None:
             return self.known(generation)
+        if not after.ended and not await self._may_go_on(after, generation, at):
+            return None
         return self._newer_of(after, generation)
 
     def _newer_of(self, record: Record, generation: Generation[U]) -> Generation[U] | None:
@@ -734,6 +734,14 @@ class Rotation(Generic[U]):
                 before.seen,
             )
 
+    async def _may_go_on(self, record: Record, generation: Generation[U], at: float) -> bool:
+        """Judge a request that is handed the newest generation without a flight."""
+        self._watch_for_replay(record, Wanted(generation, generation.gen, at, judge=True))
+        if self._strict and rec.is_replay(record, presented=generation.gen, at=at):
+            await self._put_out(record, generation)
+            return False
+        return True
+
     async def _put_out(self, record: Record | None, base: Generation[U]) -> None:
         """End a session that nobody signed out of with its own cookie."""
         newer = record is not None and record.gen > base.gen
@@ -755,7 +763,7 @@ class Rotation(Generic[U]):
             return await self._change_anywhere(sid, change)
         return await store.change(key_of(sid), change)
 
-    async def _read(self, sid: bytes, change: Change) -> Applied:
+    async def _change_or_tell(self, sid: bytes, change: Change) -> Applied:
         """The same for who goes on without the store, or not at all: its failure is told here."""
         try:
             return await self._change(sid, change)

@@ -242,7 +242,7 @@ class Session(Generic[U]):
         longer = touched(generation, now=now, lifetimes=auth.lifetimes)
         if longer is None:
             return
-        newest = await auth.rotation.extended(longer)
+        newest = await auth.rotation.extended(longer, at=self._at)
         if newest is not None and auth.tokens_in_store and not await self._stored(newest):
             return
         if epoch != self._epoch:  # signed in or out while this call waited

@@ -333,6 +333,26 @@ def test_a_replay_with_strict_detection_gets_401_and_ends_the_session(
     assert world.wire.requests == 1
 
 
+@pytest.mark.parametrize("tokens", ["cookie", "store"])
+def test_a_replay_that_touches_the_session_is_refused_by_strict_detection(
+    store: RefreshStore, tokens: str
+) -> None:
+    """`touch` adopts the newest generation too, and so would hand it to a thief."""
+    world = World(store=store, replay_detection="strict", tokens=tokens, max_age=700)
+    world.sign_in()
+    stolen = world.cookie
+    assert stolen is not None
+    world.clock.advance(DUE)
+    world.client.get("/token")  # generation 2 is published
+    world.client.get("/token")  # and presented
+    world.clock.advance(61)
+    headers = {"cookie": f"{world.auth.cookie_name}={stolen}"}
+    assert untouched(world.browser().post("/touch", headers=headers))
+    world.clock.advance(EXPIRED)
+    assert world.client.get("/token").status_code == 401
+    assert world.wire.requests == 1
+
+
 def test_a_late_request_within_the_grace_is_no_replay(
     store: RefreshStore,
 ) -> None:

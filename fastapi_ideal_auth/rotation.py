@@ -277,6 +277,11 @@ class Rotation(Generic[U]):
             return generation
         return _as_long_as(generation, newest)
 
+    def is_published(self, generation: Generation[U]) -> bool:
+        """Whether other workers can find it: not what the store has not taken yet."""
+        held = self._unpublished.get(generation.sid)
+        return held is None or held.gen != generation.gen
+
     async def newest(self, generation: Generation[U]) -> Generation[U] | None:
         """The same after a look into the store. Raises `StoreUnavailable`."""
         _, after = await self._change_or_tell(generation.sid, unchanged)
@@ -308,6 +313,9 @@ class Rotation(Generic[U]):
         """
         if generation.sid in self._ended:
             return None
+        unpublished = self._unpublished.get(generation.sid)
+        if unpublished is not None and unpublished.gen > generation.gen:
+            return (await self._still_alive(unpublished)).generation
         held = self._newest.get(generation.sid)
         if held is None or held.gen != generation.gen:
             _, record = await self._change_or_tell(generation.sid, unchanged)

@@ -483,6 +483,8 @@ class Session(Generic[U]):
             # Only at once: a late one would take the cookie of a new sign-in with it.
             soon = 0 <= now - write.at < LOOK_AGAIN
             return clear_lines(auth.cookies, self._cookies) if soon else []
+        if auth.tokens_in_store and not auth.rotation.is_published(generation):
+            return []  # nobody else could find its tokens; the cookie before leads to them in time
         try:
             return auth.cookie_lines(generation, self._cookies, now=now)
         except CookieTooLarge as error:

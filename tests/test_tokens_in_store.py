@@ -12,10 +12,13 @@ import pytest
 from fastapi import Depends
 
 from fastapi_ideal_auth import MemoryStore, RefreshStore, Session, StoreUnavailable, TokenResponse
+from fastapi_ideal_auth.record import Change
+from fastapi_ideal_auth.stores import Applied
 from fastapi_ideal_auth.testing import login
 
 from .processes import Server, free_port, in_thread, listens, require_program, start
-from .support import User, World
+from .support import CountingStore, User, World
+from .test_order import Browser
 
 DUE, EXPIRED = 290, 301
 
@@ -227,6 +230,40 @@ def test_changing_the_place_of_the_tokens_signs_nobody_out() -> None:
     world.clock.advance(10)
     assert back.get("/token").status_code == 200
     assert world.wire.provider.reused == 0
+
+
+class FullStore(CountingStore):
+    """Takes leases and tombstones, but no publish until it is told to."""
+
+    full = False
+
+    async def apply(self, key: str, change: Change, *, now: float) -> Applied:
+        if self.full and getattr(getattr(change, "func", None), "__name__", "") == "published":
+            raise StoreUnavailable("disk full")
+        return await super().apply(key, change, now=now)
+
+
+async def test_a_cookie_does_not_lead_to_tokens_that_the_store_has_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On another worker it would be a cookie of no session, and a page would clear it."""
+    monkeypatch.setattr("fastapi_ideal_auth.rotation.PUBLISH_PATIENCE", 0.01)
+    store = FullStore(MemoryStore())
+    browser = Browser(store, tokens="store")
+    first = await browser.enter("ada")
+    browser.clock.advance(EXPIRED)
+    store.full = True
+    responses = [await browser.asks(first, 0) for _ in range(2)]
+    found = {response.json()["access_token"] for response in responses}
+    assert [browser.workers[0].written(response) for response in responses] == [None, None]
+    store.full = False
+    await browser.workers[0].auth.rotation.aclose()
+    elsewhere = await browser.asks(first, 1)
+    assert {elsewhere.json()["access_token"]} == found
+    browser.got(elsewhere)
+    assert browser.jar != first
+    assert len(found) == 1
+    assert browser.provider.reused == 0
 
 
 # -- behind a stock nginx -------------------------------------------------------------------------

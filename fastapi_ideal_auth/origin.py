@@ -73,7 +73,7 @@ def checked_origin(origin: object) -> str:
     normal = normal_origin(origin) if isinstance(origin, str) else None
     if normal is None:
         raise ConfigurationError(
-            f"an origin is written as in https://app.example or "
+            f"trusted_origins and transfer_origins take origins such as https://app.example or "
             f"http://127.0.0.1:3000 (scheme, host, port, and nothing more); got {origin!r}"
         )
     return normal

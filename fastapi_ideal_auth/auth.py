@@ -186,7 +186,7 @@ class IdealAuth(Generic[U]):
             None if absolute_max_age is None else int(absolute_max_age),
         )
         self.transfer_origins = _transfer_origins(transfer_origins, replay_detection)
-        self.guard = CrossOriginGuard.of((*_sequence(trusted_origins), *self.transfer_origins))
+        self.guard = CrossOriginGuard.of(trusted_origins, self.transfer_origins)
         self.login_path = login_path
         self.validate_session = validate_session
         self.user_from_claims = user_from_claims
@@ -503,14 +503,10 @@ def _check_options(
         )
 
 
-def _sequence(origins: object) -> Sequence[str]:
-    if isinstance(origins, str) or not isinstance(origins, Sequence):
-        raise ConfigurationError("trusted_origins takes a sequence of origins, not one string")
-    return origins
-
-
 def _transfer_origins(origins: Sequence[str], replay_detection: str) -> tuple[str, ...]:
-    checked = tuple(map(checked_origin, _sequence(origins)))
+    if isinstance(origins, str):
+        raise ConfigurationError("transfer_origins takes a sequence of origins, not one string")
+    checked = tuple(checked_origin(each, option="transfer_origins") for each in origins)
     if checked and replay_detection == "strict":
         raise ConfigurationError(
             'transfer_origins needs replay_detection="lenient": two domains hold two cookies of '

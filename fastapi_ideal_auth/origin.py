@@ -29,11 +29,11 @@ class CrossOriginGuard:
     trusted: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, trusted_origins: Sequence[str]) -> CrossOriginGuard:
-        """Raises `ConfigurationError` for what is not an origin."""
+    def of(cls, trusted_origins: Sequence[str], more: Iterable[str] = ()) -> CrossOriginGuard:
+        """``more``: origins checked already. Raises `ConfigurationError` for what is none."""
         if isinstance(trusted_origins, str):
             raise ConfigurationError("trusted_origins takes a sequence of origins, not one string")
-        return cls(frozenset(map(checked_origin, trusted_origins)))
+        return cls(frozenset((*map(checked_origin, trusted_origins), *more)))
 
     def check(
         self, method: str, headers: Iterable[tuple[bytes, bytes]], *, websocket: bool = False
@@ -68,12 +68,12 @@ def _deciding(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]
     return said
 
 
-def checked_origin(origin: object) -> str:
-    """An origin in its one spelling. Raises `ConfigurationError` for what is none."""
+def checked_origin(origin: object, *, option: str = "trusted_origins") -> str:
+    """An origin in its one spelling. Raises `ConfigurationError`, naming ``option``."""
     normal = normal_origin(origin) if isinstance(origin, str) else None
     if normal is None:
         raise ConfigurationError(
-            f"trusted_origins and transfer_origins take origins such as https://app.example or "
+            f"{option} takes origins such as https://app.example or "
             f"http://127.0.0.1:3000 (scheme, host, port, and nothing more); got {origin!r}"
         )
     return normal

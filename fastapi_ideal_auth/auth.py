@@ -108,7 +108,7 @@ class IdealAuth(Generic[U]):
         mapping of its fields without the tokens. Default: ``sub``, ``email``, ``name``.
     ``when_store_down``
         ``"closed"`` answers 503 for an expired token while the store is down; ``"open"`` refreshes
-        process-locally.
+        process-locally, which needs the tokens in the cookie.
     ``check_ended_every``
         Seconds for which this process believes that a session with a fresh token has not been
         ended elsewhere, before it looks into the store again. ``None``: it looks when the token
@@ -497,6 +497,9 @@ def _check_options(
     ):
         if choice not in choices:
             raise ConfigurationError(f'{name} is "{choices[0]}" or "{choices[1]}"; got {choice!r}')
+    if (tokens, when_store_down) == ("store", "open"):
+        # What one process refreshed on its own would be a cookie of no session everywhere else.
+        raise ConfigurationError('when_store_down="open" needs tokens="cookie"')
     if not login_path.startswith("/") or login_path.startswith("//"):
         raise ConfigurationError(
             f'login_path is a path of this app, such as "/login"; got {login_path!r}'

@@ -60,6 +60,10 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "a replay mode": (lambda: auth(replay_detection="on"), r'"lenient" or "strict"'),
     "a place for tokens": (lambda: auth(tokens="redis"), r'"cookie" or "store"'),
     "a store policy": (lambda: auth(when_store_down="fail"), r'"closed" or "open"'),
+    "a store policy for tokens in the store": (
+        lambda: auth(tokens="store", when_store_down="open"),
+        r'tokens="cookie"',
+    ),
     "a login url": (lambda: auth(login_path="https://a.example"), r"path of this app"),
     "a login path of another host": (lambda: auth(login_path="//a"), r"path of this app"),
     "a cookie name": (lambda: auth(cookie_name="my session"), r"cookie_name"),

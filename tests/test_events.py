@@ -1,12 +1,14 @@
 """Events: each kind once, with a hashed session id, and no token in any."""
 
 import asyncio
+import functools
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from fastapi_ideal_auth import (
+    ConfigurationError,
     Event,
     EventKind,
     MemoryStore,
@@ -107,6 +109,82 @@ async def test_a_broken_listener_loses_nothing(caplog: pytest.LogCaptureFixture)
     token(await cluster.request(cookie))
     assert "on_event raised ValueError" in caplog.text
     assert "a secret" not in caplog.text
+
+
+@pytest.mark.parametrize("instrument", ["counter", "histogram", "span"])
+async def test_broken_instruments_lose_nothing(
+    instrument: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The application's views, readers and span processors run inside of them."""
+    told: list[Event] = []
+    cluster = Cluster(MemoryStore(), on_event=told.append)
+    for worker in cluster.workers:
+        monkeypatch.setattr(worker.rotation._emit, *BROKEN[instrument])
+    cookie = cluster.cookie()
+    cluster.clock.advance(EXPIRED)
+    response = await cluster.request(cookie)
+    assert cluster.provider.is_alive(token(response))
+    assert "set-cookie" in response.headers
+    assert kinds(told) == ["refreshed"]
+    assert "ValueError" in caplog.text
+    assert "a secret" not in caplog.text
+
+
+class Broken:
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError("a secret of the instrument's")
+
+
+BROKEN = {
+    "counter": ("_events", Broken()),
+    "histogram": ("_duration", Broken()),
+    "span": ("_trace", Broken()),
+}
+
+
+async def nobody_awaits(event: Event) -> None:
+    raise AssertionError("never")
+
+
+class Listener:
+    async def __call__(self, event: Event) -> None:
+        raise AssertionError("never")
+
+
+@pytest.mark.parametrize(
+    "hook", [nobody_awaits, Listener(), functools.partial(nobody_awaits), "print", 5]
+)
+def test_a_hook_that_would_never_hear_is_refused(hook: Any) -> None:
+    with pytest.raises(ConfigurationError, match="on_event"):
+        Cluster(MemoryStore(), on_event=hook)
+
+
+async def test_a_hook_that_returns_a_coroutine_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(MemoryStore(), on_event=lambda event: nobody_awaits(event))
+    cookie = cluster.cookie()
+    cluster.clock.advance(EXPIRED)
+    token(await cluster.request(cookie))
+    assert "returned a coroutine" in caplog.text
+
+
+async def test_a_hook_may_begin_work_of_its_own(events: list[Event]) -> None:
+    """Such as to end a session whose cookie was replayed; it runs when the loop gets to it."""
+    ended: list[asyncio.Task[Any]] = []
+    world: list[Cluster] = []
+
+    def ends(event: Event) -> None:
+        events.append(event)
+        if event.kind is EventKind.REFRESHED:
+            leave = world[0].request(cookie, 1, "/leave", "POST")
+            ended.append(asyncio.get_running_loop().create_task(leave))
+
+    world.append(Cluster(MemoryStore(), on_event=ends))
+    cookie = world[0].cookie()
+    world[0].clock.advance(EXPIRED)
+    await world[0].request(cookie)
+    await asyncio.gather(*ended)
+    assert (await world[0].request(cookie, 2)).status_code == 401
+    assert kinds(events) == ["refreshed"]
 
 
 async def test_no_event_holds_a_token_or_an_id(cluster: Cluster, events: list[Event]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import signal
 import sys
@@ -21,6 +22,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis, RedisCluster
+from redis.cluster import READ_COMMANDS
 from redis.crc import key_slot
 
 from fastapi_ideal_auth import (
@@ -378,6 +380,55 @@ async def test_a_full_pool_waits_rather_than_fails(server: Server, admin: Redis)
     assert await admin.dbsize() == 300
 
 
+def named(key: str) -> Change:
+    """One more, of a record that must be this key's own."""
+
+    def change(record: Record | None) -> Record:
+        base = record or replace(RECORD, gen=0, sealed=key.encode())
+        assert base.sealed == key.encode(), "another's record"
+        return replace(base, gen=base.gen + 1)
+
+    return change
+
+
+GIVEN: dict[str, dict[str, Any]] = {
+    "a client": {},
+    "one connection": {"single_connection_client": True},
+    "decoded": {"decode_responses": True, "protocol": 3},
+}
+
+
+@pytest.mark.parametrize("kind", ["own", "own, two connections", *GIVEN])
+async def test_calls_that_are_cancelled_in_the_middle_mix_up_no_answers(
+    server: Server, admin: Redis, kind: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        given = GIVEN.get(kind)
+        if given is not None:
+            client = await stack.enter_async_context(Redis(port=server.port, **given))
+            store = RedisStore(client)
+        else:
+            store = RedisStore(url(server, "" if kind == "own" else "?max_connections=2"))
+        stack.push_async_callback(store.aclose)
+        await cancelled_at_random(store)
+
+
+async def cancelled_at_random(store: RedisStore) -> None:
+    chance = random.Random(20260801)
+    keys = [f"k{n}" for n in range(40)]
+    for _ in range(25):
+        tasks = []
+        for key in chance.choices(keys, k=60):
+            tasks.append(asyncio.create_task(store.apply(key, named(key), now=NOW)))
+        for task in chance.sample(tasks, 30):
+            await asyncio.sleep(chance.random() / 3000)
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(outcome, tuple | asyncio.CancelledError), outcome
+    for key in keys:
+        await store.apply(key, named(key), now=NOW)
+
+
 # -- waking ---------------------------------------------------------------------------------------
 
 
@@ -649,6 +700,43 @@ async def test_whatever_a_server_answers_is_unavailable_and_its_words_stay_out(
         await store.aclose()
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"+OK\r\n",
+        b":5\r\n",
+        b"$-1\r\n",
+        b"$5\r\nhello\r\n",
+        b"$3000000000\r\n",
+        b"*-1\r\n",
+        b"*0\r\n",
+        b"*1\r\n:1\r\n",
+        b"*2\r\n$1\r\na\r\n$1\r\nb\r\n",
+        b"*2\r\n:1\r\n:5\r\n",
+        b"*2\r\n:0\r\n$-1\r\n",
+        b"*2\r\n*0\r\n*0\r\n",
+        b"*3\r\n:1\r\n:1\r\n:1\r\n",
+        b"%1\r\n+a\r\n:1\r\n",
+    ],
+)
+async def test_an_answer_of_another_shape_is_unavailable(answer: bytes) -> None:
+    """Of a proxy in between, or of something that is no Redis at all."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):
+            writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        store = RedisStore(f"redis://127.0.0.1:{port}?protocol=2", timeout=QUICK)
+        for _ in range(2):
+            await unavailable(store)
+        store._skew = redis_store._Skew(0.0, time.monotonic())  # past the first question
+        await unavailable(store)
+        await store.aclose()
+
+
 @pytest.mark.parametrize("found", ["not a record", "12\n", "[1,2]\n"])
 async def test_something_else_under_the_key_is_unavailable(
     store: RedisStore, admin: Redis, found: str
@@ -751,6 +839,34 @@ async def test_a_redis_cluster(redis_cluster: Server, options: dict[str, Any]) -
         assert await client.get("nothing") is None
 
 
+async def test_a_redis_cluster_survives_calls_that_are_cancelled(redis_cluster: Server) -> None:
+    async with RedisCluster(host="127.0.0.1", port=redis_cluster.port) as client:
+        await client.flushall(target_nodes=RedisCluster.PRIMARIES)
+        await cancelled_at_random(RedisStore(client))
+
+
+@pytest.mark.parametrize("option", ["read_from_replicas", "load_balancing_strategy"])
+async def test_a_client_that_reads_from_replicas_reads_records_from_the_primary(
+    redis_cluster: Server, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica is behind: a live session would not be found there, or an ended one would."""
+    async with RedisCluster(host="127.0.0.1", port=redis_cluster.port) as client:
+        setattr(client, option, True)
+        sent: set[str] = set()
+        execute = client.execute_command
+
+        async def noted(*command: Any, **options: Any) -> Any:
+            sent.add(command[0])
+            return await execute(*command, **options)
+
+        monkeypatch.setattr(client, "execute_command", noted)
+        store, key = RedisStore(client), uuid4().hex
+        await store.apply(key, one_more, now=NOW)
+        assert (await store.apply(key, unchanged, now=NOW)).after == replace(RECORD, gen=1)
+        assert not sent & READ_COMMANDS
+        await store.aclose()
+
+
 # -- what is refused ------------------------------------------------------------------------------
 
 
@@ -770,6 +886,13 @@ def test_a_url_that_cannot_work_is_refused_and_not_repeated(wrong: str) -> None:
         RedisStore(wrong)
     assert "hunter2" not in str(caught.value)
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+def test_a_pool_of_one_connection_is_refused() -> None:
+    """It would listen for whoever waits, and nothing could be written meanwhile."""
+    with pytest.raises(ConfigurationError, match="max_connections") as caught:
+        RedisStore("redis://:hunter2@localhost:6379/0?max_connections=1")
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_blocking_client_is_refused() -> None:

@@ -71,6 +71,10 @@ In a cluster PUBLISH reaches every node, so that one subscriber anywhere hears o
 sharded SPUBLISH would need a connection to each node, for two short messages a refresh."""
 _SWAP_SHA: Final = hashlib.sha1(_SWAP.encode(), usedforsecurity=False).hexdigest()
 _TIME: Final = "return redis.call('TIME')"
+_GET: Final = "return redis.call('GET', KEYS[1])"
+_FROM_REPLICAS: Final = ("read_from_replicas", "load_balancing_strategy")
+"""What a `RedisCluster` that reads from replicas has."""
+_ODD: Final = "the refresh store in Redis cannot be used: its answers are not those of a Redis"
 _RAW: Final = {NEVER_DECODE: True}
 """Makes a client with ``decode_responses=True`` answer in bytes all the same."""
 
@@ -180,7 +184,7 @@ class RedisStore(RefreshStore):
     async def _apply(self, client: _Client, key: str, change: Change, now: float) -> Applied:
         name = self._name(key)
         ahead = await self._ahead(client, now)
-        there: bytes | None = await _asked_twice(client, "GET", name)
+        there = _value(await _asked_twice(client, *_reading(client, name)))
         while True:
             before = _opened(there, ahead, now)
             after = change(before)
@@ -201,9 +205,10 @@ class RedisStore(RefreshStore):
         asked = time.monotonic()
         if asked - self._skew.measured < MEASURE_EVERY:
             return self._skew.ahead
-        seconds, micros = await _asked_twice(client, "EVAL", _TIME, 1, f"{self._prefix}clock")
+        clock = f"{self._prefix}clock"
+        seconds, micros = _pair(await _asked_twice(client, "EVAL", _TIME, 1, clock))
         answered = time.monotonic()
-        ahead = now + (answered - asked) / 2 - (int(seconds) + int(micros) / 1e6)
+        ahead = now + (answered - asked) / 2 - (_number(seconds) + _number(micros) / 1e6)
         # A binary fraction: adding and subtracting it gives back the very same float.
         self._skew = _Skew(round(ahead * 1024) / 1024, answered)
         return self._skew.ahead
@@ -292,8 +297,40 @@ async def _swapped(
     answer: list[Any] | None = None
     with suppress(NoScriptError):  # a server that is new here, or began anew, gets the whole script
         answer = await _asked(client, "EVALSHA", _SWAP_SHA, *arguments)
-    swapped, found = answer or await _asked(client, "EVAL", _SWAP, *arguments)
-    return bool(swapped), found
+    swapped, found = _pair(answer or await _asked(client, "EVAL", _SWAP, *arguments))
+    return _number(swapped) == 1, _value(found)
+
+
+def _reading(client: _Client, name: str) -> tuple[object, ...]:
+    # A client that reads from replicas sends them every GET, and they are behind; a script it
+    # sends to the primary.
+    behind = any(getattr(client, option, None) for option in _FROM_REPLICAS)
+    return ("EVAL", _GET, 1, name) if behind else ("GET", name)
+
+
+# What answers may be: a proxy in between, or what is no Redis at all, may say anything.
+
+
+def _pair(answer: Any) -> tuple[Any, Any]:
+    match answer:
+        case [first, second]:
+            return first, second
+        case _:
+            raise StoreUnavailable(_ODD)
+
+
+def _value(answer: object) -> bytes | None:
+    if answer is None or isinstance(answer, bytes):
+        return answer
+    raise StoreUnavailable(_ODD)
+
+
+def _number(answer: object) -> int:
+    if isinstance(answer, bytes) and answer.isdigit() and len(answer) < 20:
+        return int(answer)
+    if isinstance(answer, int):
+        return answer
+    raise StoreUnavailable(_ODD)
 
 
 def _reason(error: Exception) -> str:
@@ -461,7 +498,10 @@ def _client(url: str, timeout: float) -> Redis:
 def _url(url: str, timeout: float) -> str:
     reason: str
     try:
-        cast("Any", _client(url, timeout).connection_pool).make_connection()
+        pool = cast("Any", _client(url, timeout).connection_pool)
+        pool.make_connection()
+        if pool.max_connections < 2:  # one listens while somebody waits, and one must be left
+            raise ConfigurationError("RedisStore needs max_connections of at least 2")
     except (ValueError, TypeError, AttributeError) as error:
         reason = type(error).__name__
     else:

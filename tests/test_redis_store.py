@@ -696,6 +696,8 @@ async def test_whatever_a_server_answers_is_unavailable_and_its_words_stay_out(
         store = RedisStore(f"redis://127.0.0.1:{port}", timeout=QUICK)
         with pytest.raises(StoreUnavailable, match=reason) as caught:
             await store.apply("k", one_more, now=NOW)
+        with pytest.raises(StoreUnavailable):
+            await store.look(["k", "l"], now=NOW)
         assert "private-path" not in str(caught.value)
         await store.aclose()
 

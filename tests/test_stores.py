@@ -41,6 +41,14 @@ class StoreContract:
         assert await store.apply("k", lambda _: RECORD, now=NOW) == (None, RECORD)
         assert await store.apply("k", lambda r: r, now=NOW) == (RECORD, RECORD)
 
+    async def test_several_records_are_read_at_once(self, store: RefreshStore) -> None:
+        other = replace(RECORD, gen=7, ended=True)
+        await store.apply("k", lambda _: RECORD, now=NOW)
+        await store.apply("l", lambda _: other, now=NOW)
+        assert await store.look(["l", "none", "k", "k"], now=NOW) == [other, None, RECORD, RECORD]
+        assert await store.look(["l", "k"], now=NOW + 100) == [None, None]
+        assert await store.look([], now=NOW) == []
+
     async def test_a_record_expires(self, store: RefreshStore) -> None:
         await store.apply("k", lambda _: RECORD, now=NOW)
         assert (await store.apply("k", lambda r: r, now=NOW + 99.9)).after == RECORD

@@ -284,9 +284,12 @@ async def _asked_twice(client: _Client, *command: Any) -> Any:
 
 async def _read(client: _Client, names: Sequence[str]) -> list[bytes | None]:
     if isinstance(client, RedisCluster):  # each name has a slot of its own
-        return [await _asked_twice(client, "GET", name) for name in names]
-    found: list[bytes | None] = await _asked_twice(client, "MGET", *names)
-    return found
+        found: Any = [await _asked_twice(client, *_reading(client, name)) for name in names]
+    else:
+        found = await _asked_twice(client, "MGET", *names) if names else []
+    if not isinstance(found, list) or len(cast("list[object]", found)) != len(names):
+        raise StoreUnavailable(_ODD)
+    return [_value(each) for each in cast("list[object]", found)]
 
 
 async def _swapped(

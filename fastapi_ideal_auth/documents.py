@@ -54,8 +54,8 @@ class Document(Generic[T]):
         value, fetched_at = self._held
         now = self._clock()
         # Beyond the first who finds it old nobody waits: the old one is good enough.
-        old = not _within(now - fetched_at, FRESH)
-        if old and not _within(self._next_try - now, PAUSE) and not self._flying():
+        fresh = 0 <= now - fetched_at < FRESH  # a clock that was set back makes everything old
+        if not fresh and not _pausing(self._next_try, now) and not self._flying():
             self._next_try = now + PAUSE
             try:
                 return await self._fetched(patience)
@@ -71,7 +71,7 @@ class Document(Generic[T]):
         if self._flying():
             return await self._fetched(patience)
         now = self._clock()
-        if _within(self._next_renewal - now, PAUSE):
+        if _pausing(self._next_renewal, now):
             raise ProviderUnavailable(
                 "what is not known was looked for a moment ago",
                 retry_after=self._next_renewal - now,
@@ -108,8 +108,8 @@ class Document(Generic[T]):
         return value
 
 
-def _within(seconds: float, limit: float) -> bool:
-    return 0 <= seconds < limit  # a clock that was set back makes everything old
+def _pausing(until: float, now: float) -> bool:
+    return 0 < until - now <= PAUSE
 
 
 def _again(error: ProviderError) -> ProviderError:

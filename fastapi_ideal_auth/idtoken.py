@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -181,9 +182,9 @@ def _audience(claims: Mapping[str, Any]) -> list[str]:
 
 def _time(claims: Mapping[str, Any], name: str) -> float:
     value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise IdentityRejected(f"the token has no {name}")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise IdentityRejected(f"the token has no {name}")  # 1e999 is JSON, and no time
 
 
 def _identifier(claims: Mapping[str, Any], name: str) -> str:

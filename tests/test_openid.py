@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import subprocess
 import sys
 from collections.abc import Callable
@@ -374,10 +373,9 @@ async def test_an_id_token_that_does_not_hold_names_nobody(
     with pytest.raises(IdentityRejected) as caught:
         await provider_of(server).claims(tokens, nonce="n", now=server.clock())
     assert chain(caught.value) == [caught.value]
-    assert tokens.id_token is not None
-    assert not [
-        part for part in tokens.id_token.split(".") if len(part) > 8 and part in told(caught.value)
-    ]
+    shown = told(caught.value)
+    parts = [part for part in (tokens.id_token or "").split(".") if len(part) > 8]
+    assert not [part for part in parts if part in shown]
 
 
 async def test_without_an_id_token_nobody_signs_in(server: OpenIDServer) -> None:
@@ -676,8 +674,3 @@ def test_importing_the_package_does_not_import_joserfc() -> None:
     code = "import sys, fastapi_ideal_auth; print('joserfc' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert ran.stdout == "False\n"
-
-
-def test_a_secret_is_never_base64_in_a_message() -> None:
-    shown = base64.b64encode(CLIENT_SECRET.encode()).decode()
-    assert shown not in repr(OpenIDProvider(ISSUER, CLIENT_ID, CLIENT_SECRET))

@@ -12,6 +12,7 @@ An answer is judged by the first line that fits::
     a code in REJECTED or rejection_codes       RefreshRejected
     a code in REJECTED_IF_SAID that says so     RefreshRejected
     a code in MISCONFIGURED                     ProviderMisconfigured
+    401 with a code in MISCONFIGURED_IF_401     ProviderMisconfigured
     404, 405, 410, 415                          ProviderMisconfigured
     401 with a Basic challenge and no code      ProviderMisconfigured
     2xx, 400, 401, 403 with any other code      ProviderUnavailable     refused
@@ -77,6 +78,7 @@ REJECTED: Final = frozenset(
         "session_expired",  # Supabase
         "invalid_code",  # Zoho, with status 200; Slack, of an authorization code
         "bad_verification_code",  # GitHub, of an authorization code, with status 200
+        "code_already_used",  # Slack, of an authorization code
         "bad_auth_code",  # HubSpot, of an authorization code
         "expired_auth_code",  # HubSpot
         "interaction_required",  # OpenID Connect Core §3.1.2.6; Entra at its token endpoint
@@ -92,6 +94,7 @@ MISCONFIGURED: Final[Mapping[str, str]] = {
     "bad_client_id": "check client_id",  # HubSpot
     "invalid_client_id": "check client_id",  # Slack
     "bad_client_secret": "check client_secret",  # Slack, HubSpot
+    "invalid_client_credentials": "check client_secret",  # Salesforce
     "deleted_client": "register the client again",  # Google
     "disabled_client": "enable the client at the authorization server",  # Google
     "unauthorized_client": "allow this client the grant at the authorization server",
@@ -101,6 +104,7 @@ MISCONFIGURED: Final[Mapping[str, str]] = {
     "invalid_target": "check the resource or audience that is asked for",  # RFC 8707 §2
     "invalid_resource": "check the resource that is asked for",  # Entra
     "redirect_uri_mismatch": "register the redirect URI at the authorization server",  # GitHub
+    "bad_redirect_uri": "register the redirect URI at the authorization server",  # Slack
     # RFC 9449 §5
     "invalid_dpop_proof": "give dpop_key=, or turn off DPoP for this client at the server; with "
     "dpop_key=, check this machine's clock",
@@ -109,6 +113,12 @@ MISCONFIGURED: Final[Mapping[str, str]] = {
     "invalid_request_uri": "turn off pushed_authorization_requests",  # RFC 9126 §2.3
 }
 """The client is set up wrongly: what to do, by error code."""
+
+MISCONFIGURED_IF_401: Final[Mapping[str, str]] = {
+    # Auth0 and Atlassian, of a wrong secret; with 403 a rule of the tenant denies this one user.
+    "access_denied": "check client_id, client_secret and token_endpoint_auth_method",
+}
+"""Codes that are about the client only with status 401."""
 
 PASSING: Final = frozenset(
     {
@@ -124,6 +134,8 @@ PASSING: Final = frozenset(
         "fatal_error",  # Slack
         "service_unavailable",  # Slack
         "request_timeout",  # Slack
+        "org_login_required",  # Slack, while a workspace moves
+        "team_added_to_org",  # Slack, likewise
     }
 )
 """The server is not well, or wants to be left alone."""
@@ -151,7 +163,13 @@ REJECTED_IF_SAID: Final[Mapping[str, re.Pattern[str]]] = {
 }
 """Codes that mean a dead grant only where the text beside them says so."""
 
-_NAMED: Final = REJECTED | MISCONFIGURED.keys() | PASSING | REJECTED_IF_SAID.keys()
+_NAMED: Final = (
+    REJECTED
+    | MISCONFIGURED.keys()
+    | MISCONFIGURED_IF_401.keys()
+    | PASSING
+    | REJECTED_IF_SAID.keys()
+)
 _PASSING_STATUS: Final = frozenset({408, 425, 429})
 _WRONG_ADDRESS: Final = frozenset({404, 405, 410, 415})
 _PHRASES: Final = frozenset(status.phrase.lower() for status in HTTPStatus)
@@ -191,7 +209,8 @@ class TokenResponse:
     """OpenID Connect Core §3.1.3.3. ``None``: the server gave none."""
 
     refresh_expires_in: int | None = None
-    """Seconds the refresh token lives from now (Keycloak). ``None``: not said, or for ever."""
+    """Seconds the refresh token lives from now (Keycloak; GitHub, as
+    ``refresh_token_expires_in``). ``None``: not said, or for ever."""
 
 
 def kept_refresh_token(old: str | None, response: TokenResponse) -> str | None:
@@ -225,6 +244,11 @@ def checked_response(response: object) -> TokenResponse:
         expires_in=_seconds(response.expires_in),
         refresh_expires_in=_seconds(response.refresh_expires_in) or None,
     )
+
+
+def assumed_lifetime(response: TokenResponse, seconds: int | None) -> TokenResponse:
+    """``response`` with ``expires_in`` ``seconds`` where the server does not say (Salesforce)."""
+    return response if response.expires_in is not None else replace(response, expires_in=seconds)
 
 
 # -- requests -------------------------------------------------------------------------------------
@@ -580,8 +604,8 @@ def _codes(fields: Mapping[str, Any]) -> Iterator[str]:
     # Firebase: {"error": {"code": 400, "message": "TOKEN_EXPIRED", "status": ...}}
     yield from _worded(_object(error), "code", "message", "errorId", "status")
     if "access_token" not in fields:
-        # Supabase: error_code. HubSpot: {"status": "BAD_REFRESH_TOKEN"}.
-        yield from _worded(fields, "error_code", "code", "status")
+        # Supabase: error_code. Okta: errorCode. HubSpot: {"status": "BAD_REFRESH_TOKEN"}.
+        yield from _worded(fields, "error_code", "errorCode", "code", "status")
         # Fitbit: {"errors": [{"errorType": "invalid_grant", ...}], "success": false}
         for item in _array(fields.get("errors"))[:4]:
             yield from _worded(_object(item), "errorType", "code")
@@ -605,7 +629,9 @@ def _said(fields: Mapping[str, Any]) -> str:
 # -- judging it -----------------------------------------------------------------------------------
 
 
-def _granted(fields: Mapping[str, Any]) -> TokenResponse:
+def _granted(answer: Mapping[str, Any]) -> TokenResponse:
+    # Slack keeps the tokens of a user apart from those of the app's bot.
+    fields = answer if answer.get("access_token") else _object(answer.get("authed_user")) or answer
     access_token = _token(fields.get("access_token"), lowest="!")
     refresh_token = _token(fields.get("refresh_token"), lowest=" ")
     if access_token is None or (refresh_token is None and fields.get("refresh_token")):
@@ -622,7 +648,9 @@ def _granted(fields: Mapping[str, Any]) -> TokenResponse:
         scope=_scope(fields.get("scope")),
         id_token=_token(fields.get("id_token"), lowest="!"),
         # Keycloak says 0 of an offline token: it does not expire.
-        refresh_expires_in=_seconds(fields.get("refresh_expires_in")) or None,
+        refresh_expires_in=_seconds(fields.get("refresh_expires_in"))
+        or _seconds(fields.get("refresh_token_expires_in"))
+        or None,
     )
 
 
@@ -696,7 +724,8 @@ def _rejected(
 def _misconfigured(
     status: int, headers: Mapping[str, str], refusal: _Refusal
 ) -> ProviderError | None:
-    advice = MISCONFIGURED.get(refusal.code or "")
+    code = refusal.code or ""
+    advice = MISCONFIGURED.get(code) or (MISCONFIGURED_IF_401.get(code) if status == 401 else None)
     if advice is not None:
         return ProviderMisconfigured(f"the token endpoint answered {refusal.code}: {advice}")
     if status in _WRONG_ADDRESS:

@@ -23,10 +23,12 @@ from fastapi_ideal_auth.errors import (
 from fastapi_ideal_auth.oauth import (
     LONGEST_LIFETIME,
     MISCONFIGURED,
+    MISCONFIGURED_IF_401,
     PASSING,
     REJECTED,
     TokenEndpointAuthMethod,
     TokenResponse,
+    assumed_lifetime,
     authorization_params,
     check_endpoint,
     client_authentication,
@@ -110,6 +112,33 @@ HTML = b"<!doctype html><html><body><h1>Blocked</h1></body></html>"
             },
             TokenResponse("xoxe.xoxb-1", "bot", 43200, "xoxe-1"),
             id="slack",
+        ),
+        pytest.param(
+            {
+                "ok": True,
+                "app_id": "A1",
+                "authed_user": {
+                    "id": "U1",
+                    "scope": "users:read",
+                    "access_token": "xoxe.xoxp-1",
+                    "token_type": "user",
+                    "expires_in": 43200,
+                    "refresh_token": "xoxe-1",
+                },
+                "team": {"id": "T1"},
+            },
+            TokenResponse("xoxe.xoxp-1", "user", 43200, "xoxe-1", "users:read"),
+            id="slack-of-a-user",
+        ),
+        pytest.param(
+            good(authed_user={"id": "U1", "access_token": "not this one"}),
+            TokenResponse("at"),
+            id="slack-of-a-bot-beside-a-user",
+        ),
+        pytest.param(
+            good(refresh_token="ghr_1", refresh_token_expires_in=15811200),
+            TokenResponse("at", refresh_token="ghr_1", refresh_expires_in=15811200),
+            id="github-refresh-token-expires-in",
         ),
         pytest.param(
             b"access_token=ghu_1&expires_in=28800&refresh_token=ghr_1&scope=&token_type=bearer",
@@ -252,6 +281,8 @@ def test_a_rotated_refresh_token_replaces_the_old_one() -> None:
         {"access_token": "at", "refresh_token": 7},
         {"access_token": "at", "refresh_token": "r\nt"},
         {"data": {"access_token": "at"}},
+        {"ok": True, "authed_user": {"id": "U1"}},
+        {"ok": True, "authed_user": ["at"]},
         {"status": "success"},
     ],
 )
@@ -393,6 +424,12 @@ def test_success_without_usable_tokens_is_in_doubt(body: object) -> None:
         ),
         pytest.param(200, {"error": "invalid_code"}, RefreshRejected, id="zoho"),
         pytest.param(400, {"error": "interaction_required"}, RefreshRejected, id="entra-mfa"),
+        pytest.param(
+            200,
+            {"ok": False, "error": "code_already_used"},
+            RefreshRejected,
+            id="slack-authorization-code",
+        ),
         # An operator must look.
         pytest.param(401, {"error": "invalid_client"}, ProviderMisconfigured, id="invalid-client"),
         pytest.param(
@@ -408,6 +445,30 @@ def test_success_without_usable_tokens_is_in_doubt(body: object) -> None:
             id="slack-secret",
         ),
         pytest.param(400, {"status": "BAD_CLIENT_ID"}, ProviderMisconfigured, id="hubspot-client"),
+        pytest.param(
+            200,
+            {"ok": False, "error": "bad_redirect_uri"},
+            ProviderMisconfigured,
+            id="slack-redirect-uri",
+        ),
+        pytest.param(
+            401,
+            {"error": "access_denied", "error_description": "Unauthorized"},
+            ProviderMisconfigured,
+            id="auth0-secret",
+        ),
+        pytest.param(
+            401,
+            {"errorCode": "invalid_client", "errorSummary": "Invalid value for 'client_id'..."},
+            ProviderMisconfigured,
+            id="okta-client-id",
+        ),
+        pytest.param(
+            400,
+            {"error": "invalid_client_credentials", "error_description": "client secret invalid"},
+            ProviderMisconfigured,
+            id="salesforce-secret",
+        ),
         pytest.param(
             401,
             {
@@ -522,6 +583,9 @@ def test_success_without_usable_tokens_is_in_doubt(body: object) -> None:
         pytest.param(400, {"error": "slow_down"}, Unavailable(), id="slow-down"),
         pytest.param(403, {"error": "rate_limit_exceeded"}, Unavailable(), id="google-403"),
         pytest.param(200, {"ok": False, "error": "ratelimited"}, Unavailable(), id="slack-limit"),
+        pytest.param(
+            200, {"ok": False, "error": "org_login_required"}, Unavailable(), id="slack-migration"
+        ),
         pytest.param(200, good(error="some_error"), REFUSED, id="tokens-beside-an-error"),
         pytest.param(200, good(error=True), Unavailable(), id="tokens-beside-a-bare-error"),
         pytest.param(200, {"error": "Bad Request"}, Unavailable(), id="phrase-with-200"),
@@ -536,6 +600,7 @@ def test_a_refusal_is_taken_for_what_it_means(status: int, body: object, expecte
 
 def test_a_code_of_the_tables_stands_in_one_of_them() -> None:
     assert not REJECTED & MISCONFIGURED.keys()
+    assert not MISCONFIGURED_IF_401.keys() & (REJECTED | PASSING | MISCONFIGURED.keys())
     assert not REJECTED & PASSING
     assert not PASSING & MISCONFIGURED.keys()
     assert {code.lower() for code in REJECTED | PASSING | MISCONFIGURED.keys()} == (
@@ -548,6 +613,14 @@ def test_a_server_may_have_rejection_codes_of_its_own() -> None:
     assert judged(400, body) == REFUSED
     assert judged(400, body, rejection_codes=frozenset({"grant_gone"})) is RefreshRejected
     assert judged(500, body, rejection_codes=frozenset({"grant_gone"})) == Unavailable()
+
+
+def test_a_lifetime_is_assumed_only_where_the_server_says_none() -> None:
+    silent = TokenResponse("at", refresh_token="rt", scope="openid")
+    assert assumed_lifetime(silent, 3600) == TokenResponse("at", "Bearer", 3600, "rt", "openid")
+    assert assumed_lifetime(silent, None) == silent
+    for said in (0, 60):
+        assert assumed_lifetime(TokenResponse("at", expires_in=said), 3600).expires_in == said
 
 
 @pytest.mark.parametrize("challenge", ['Basic realm="op"', 'Bearer, basic realm="op"', "BASIC"])
@@ -660,6 +733,9 @@ WORDS = [
     "scope",
     "id_token",
     "refresh_expires_in",
+    "refresh_token_expires_in",
+    "authed_user",
+    "errorCode",
 ]
 VALUES = st.recursive(
     st.none()

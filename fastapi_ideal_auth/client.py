@@ -109,6 +109,7 @@ class OAuthClient:
         refresh_params: Form | None,
         pushed_authorization_requests: bool | None,
         rejection_codes: Sequence[str] | AbstractSet[str],
+        default_expires_in: int | None,
         timeout: float,
         http_client: AsyncHTTPClient | None,
         clock: Callable[[], float],
@@ -143,6 +144,11 @@ class OAuthClient:
         self.refresh_params = options.params("refresh_params", refresh_params, _RESERVED_IN_TOKEN)
         self.pushed_authorization_requests = pushed_authorization_requests
         self.rejection_codes = options.codes(rejection_codes)
+        self.default_expires_in = (
+            None
+            if default_expires_in is None
+            else int(options.seconds("default_expires_in", default_expires_in))
+        )
         self.timeout = options.seconds("timeout", timeout)
         self.http = HTTP(http_client)
         self._has_own_client = http_client is not None
@@ -445,7 +451,7 @@ class OAuthClient:
                 "the token endpoint answered with a token that is bound to a DPoP key, and there "
                 "is none: give dpop_key="
             )
-        return tokens
+        return oauth.assumed_lifetime(tokens, self.default_expires_in)
 
     async def _post(
         self, endpoint: str, form: Form, deadline: Deadline, *, prove: bool = False

@@ -70,6 +70,9 @@ class OAuth2Provider(OAuthClient):
         ``False``: never.
     ``rejection_codes``
         Error codes by which this server, and no table here, says that a grant is dead.
+    ``default_expires_in``
+        Seconds an access token is taken to live where the server does not say. ``None``: unknown,
+        so that it is never refreshed.
     ``timeout``
         Seconds that getting tokens may take in all.
     ``http_client``
@@ -107,6 +110,7 @@ class OAuth2Provider(OAuthClient):
         refresh_params: Form | None = None,
         pushed_authorization_requests: bool | None = None,
         rejection_codes: Sequence[str] | AbstractSet[str] = (),
+        default_expires_in: int | None = None,
         timeout: float = TIMEOUT,
         http_client: AsyncHTTPClient | None = None,
         clock: Callable[[], float] = time.time,
@@ -139,6 +143,7 @@ class OAuth2Provider(OAuthClient):
             refresh_params=refresh_params,
             pushed_authorization_requests=pushed_authorization_requests,
             rejection_codes=rejection_codes,
+            default_expires_in=default_expires_in,
             timeout=timeout,
             http_client=http_client,
             clock=clock,

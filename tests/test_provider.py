@@ -249,6 +249,17 @@ async def test_a_provider_has_rejection_codes_of_its_own(wire: Wire) -> None:
         await provider.refresh("rt")
 
 
+async def test_a_lifetime_is_assumed_where_the_server_says_none(wire: Wire) -> None:
+    silent = b'{"access_token": "at"}'
+    provider = wire.provider((200, silent), (200, silent), (200, TOKENS), default_expires_in=900)
+    assert (await provider.refresh("rt")).expires_in == 900
+    code = await provider.exchange_code(
+        "c", redirect_uri="https://app.example/cb", code_verifier="v"
+    )
+    assert code.expires_in == 900
+    assert (await provider.refresh("rt")).expires_in == 300
+
+
 async def test_a_wrong_secret_is_for_an_operator(wire: Wire) -> None:
     with pytest.raises(ProviderMisconfigured, match="check client_id"):
         await wire.provider((401, b'{"error": "invalid_client"}')).refresh("rt")
@@ -896,6 +907,8 @@ def test_a_sign_in_needs_an_address_and_a_way_back(options: dict[str, Any]) -> N
         ({"timeout": "5"}, "timeout"),
         ({"timeout": float("inf")}, "timeout"),
         ({"timeout": float("nan")}, "timeout"),
+        ({"default_expires_in": 0}, "default_expires_in"),
+        ({"default_expires_in": "3600"}, "default_expires_in"),
     ],
 )
 def test_what_could_not_work_is_refused_at_once(options: dict[str, Any], told_about: str) -> None:

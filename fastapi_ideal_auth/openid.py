@@ -62,6 +62,8 @@ class OpenIDProvider(OAuthClient):
         if asked for here.
     ``client_assertion_audience``
         Whom ``private_key_jwt`` is for. ``None``: the issuer.
+    ``rp_initiated_logout``
+        ``False``: who signs out stays signed in at the provider, whatever it offers.
     ``clock``
         Returns Unix seconds, for what this client signs and for the age of what it fetched.
 
@@ -83,6 +85,7 @@ class OpenIDProvider(OAuthClient):
         client_assertion_audience: str | None = None,
         dpop_key: ClientKey | None = None,
         id_token_signed_response_alg: str | None = None,
+        rp_initiated_logout: bool = True,
         redirect_uri: str | None = None,
         post_logout_redirect_uri: str | None = None,
         scope: str | Sequence[str] | None = None,
@@ -127,6 +130,7 @@ class OpenIDProvider(OAuthClient):
         if self.scope is not None and "openid" not in self.scope.split():
             raise ConfigurationError("scope has no openid in it: without it nobody is named")
         self._algorithm = _algorithm(id_token_signed_response_alg, client_secret)
+        self._rp_initiated_logout = rp_initiated_logout
         self._max_age = _max_age(self.authorization_params.get("max_age"))
         self._documents: Document[Metadata] = Document(self._fetch_metadata, clock)
         self._key_sets: dict[str, Document[jose.Keys]] = {}
@@ -277,8 +281,11 @@ class OpenIDProvider(OAuthClient):
 
     async def _fetch_metadata(self) -> Metadata:
         answer = await self.http.get(discovery_url(self._issuer), timeout=self.timeout)
-        return judge_metadata(
+        metadata = judge_metadata(
             answer.status, answer.headers, answer.body, issuer=self._issuer, now=self._clock()
+        )
+        return (
+            metadata if self._rp_initiated_logout else replace(metadata, end_session_endpoint=None)
         )
 
     async def _fetch_keys(self, uri: str) -> jose.Keys:

@@ -20,16 +20,15 @@ import math
 import re
 import string
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
+from .client import OAuthClient
 from .errors import ConfigurationError
 from .oauth import TokenEndpointAuthMethod
+from .openid import OpenIDProvider
 from .provider import OAuth2Provider
-
-if TYPE_CHECKING:
-    from .openid import OpenIDProvider
 
 DAY: Final = 86_400
 
@@ -45,7 +44,8 @@ class Source(NamedTuple):
     """The day it was read (ISO 8601)."""
 
 
-_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+def _nothing() -> Mapping[str, str]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,7 +70,7 @@ class Registration:
     scope: tuple[str, ...] = ()
     """What to ask for at sign-in, so that a refresh token comes. Empty: the server's own."""
 
-    authorization_params: Mapping[str, str] = _NOTHING
+    authorization_params: Mapping[str, str] = field(default_factory=_nothing)
     """Further parameters of the authorization request, to the same end."""
 
     rejection_codes: frozenset[str] = frozenset()
@@ -114,8 +114,8 @@ class Registration:
 
     def provider(
         self, *, client_id: str, client_secret: str | None = None, **options: Any
-    ) -> OAuth2Provider | OpenIDProvider:
-        """A provider with everything set: `OpenIDProvider` where there is an issuer.
+    ) -> OAuthClient:
+        """An `OpenIDProvider` where there is an `issuer`, else an `OAuth2Provider`; all is set.
 
         ``options`` are `fields`, each required, and any option of the provider's class.
         ``scope`` takes the place of the registration's; ``authorization_params`` and
@@ -125,7 +125,7 @@ class Registration:
         Raises `ConfigurationError` for what is missing, unknown, or could bend an address.
         """
         values = self._filled(options)
-        make: type[Any] = OAuth2Provider if self.issuer is None else _openid_provider()
+        make: type[Any] = OAuth2Provider if self.issuer is None else OpenIDProvider
         given = {name: option for name, option in options.items() if name not in self.fields}
         self._check_options(given, make)
         if client_secret is None and "token_endpoint_auth_method" not in given:
@@ -136,7 +136,7 @@ class Registration:
         settings: dict[str, Any] = {
             "token_endpoint_auth_method": self.token_endpoint_auth_method,
             "scope": self.scope or None,
-            **self._assumed(),
+            **self._facts(),
             **self._addresses(values),
             **given,
             "authorization_params": _merged(
@@ -144,9 +144,8 @@ class Registration:
             ),
             "rejection_codes": self.rejection_codes | _listed(given.get("rejection_codes")),
         }
-        return cast(
-            "OAuth2Provider", make(client_id=client_id, client_secret=client_secret, **settings)
-        )
+        made: OAuthClient = make(client_id=client_id, client_secret=client_secret, **settings)
+        return made
 
     def _endpoints(self) -> dict[str, str | None]:
         return {
@@ -160,9 +159,15 @@ class Registration:
         templates = {"issuer": self.issuer, **self._endpoints()}
         return {name: text.format_map(values) for name, text in templates.items() if text}
 
-    def _assumed(self) -> dict[str, int]:
-        seconds = self.default_expires_in
-        return {} if seconds is None else {"default_expires_in": seconds}
+    def _facts(self) -> dict[str, Any]:
+        """The facts that are options of the provider's class."""
+        if self.issuer is None:
+            return {"default_expires_in": self.default_expires_in}
+        return {
+            "default_expires_in": self.default_expires_in,
+            # What is discovered does not tell whether the standard is kept (Cognito).
+            "rp_initiated_logout": self.rp_initiated_logout is not False,
+        }
 
     def _filled(self, options: Mapping[str, Any]) -> dict[str, str]:
         missing = [name for name in self.fields if name not in options]
@@ -214,10 +219,10 @@ _FIELDS: Final[Mapping[str, _Field]] = {
 
 
 def _checked(registration: str, name: str, value: object) -> str:
-    field = _FIELDS[name]
-    if not isinstance(value, str) or not field.pattern.fullmatch(value):
+    wanted = _FIELDS[name]
+    if not isinstance(value, str) or not wanted.pattern.fullmatch(value):
         # The value is not repeated: it may be the secret, given by the wrong name.
-        raise ConfigurationError(f"{registration}: {name}= is {field.says}")
+        raise ConfigurationError(f"{registration}: {name}= is {wanted.says}")
     return value
 
 
@@ -232,12 +237,6 @@ def _listed(codes: object) -> frozenset[str]:
     if isinstance(codes, str) or not isinstance(codes, Iterable | None):
         raise ConfigurationError("rejection_codes is a collection of codes: put it in brackets")
     return frozenset(cast("Iterable[str]", codes or ()))
-
-
-def _openid_provider() -> type[OpenIDProvider]:
-    from .openid import OpenIDProvider  # it needs an extra, which the others do without
-
-    return OpenIDProvider
 
 
 _OPENID: Final = ("openid", "profile", "email")

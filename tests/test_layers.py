@@ -45,6 +45,7 @@ EDGE = [
     "client",
     "provider",
     "openid",
+    "providers",
 ]
 SHELL = [
     "guarded",

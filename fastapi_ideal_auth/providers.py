@@ -402,8 +402,13 @@ KEYCLOAK: Final = Registration(
             ("scope",),
         ),
         Source(
-            "https://keycloak.org/docs-api/latest/javadocs/org/keycloak/protocol/oidc/endpoints/"
-            "LogoutEndpoint.html",
+            "https://github.com/keycloak/keycloak/blob/main/docs/documentation/server_admin/"
+            "topics/clients/oidc/con-confidential-client-credentials.adoc",
+            ("token_endpoint_auth_method",),
+        ),
+        Source(
+            "https://github.com/keycloak/keycloak/blob/main/docs/documentation/server_admin/"
+            "topics/clients/oidc/con-basic-settings.adoc",
             ("backchannel_logout",),
         ),
     ),

@@ -24,7 +24,6 @@ import pytest
 from .processes import (
     ROOT,
     NotReady,
-    free_port,
     listens,
     missing,
     redis_server,
@@ -44,6 +43,7 @@ from .providers.harness import (
     hash_of,
     oidc_provider,
 )
+from .providers.listener import Listener, listening
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,12 @@ def op(running: OIDCServer) -> OIDCServer:
 def http() -> Iterator[httpx.Client]:
     with httpx.Client(trust_env=False, timeout=5) as client:
         yield client
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    with listening() as listener:
+        yield listener
 
 
 Refresh = Callable[..., httpx.Response]
@@ -431,42 +437,25 @@ def test_a_client_can_be_added_while_the_server_runs(op: OIDCServer) -> None:
 
 
 def test_signing_out_at_the_provider_tells_the_client_and_leaves_offline_tokens_alive(
-    op: OIDCServer, http: httpx.Client, refresh: Refresh, tmp_path: Path
+    op: OIDCServer, http: httpx.Client, refresh: Refresh, listener: Listener
 ) -> None:
     """Back-channel logout (OpenID Connect Back-Channel Logout §2.5) reaches a loopback client."""
-    port = free_port()
-    listener = textwrap.dedent(
-        f"""
-        from http.server import BaseHTTPRequestHandler, HTTPServer
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                print(self.rfile.read(int(self.headers["Content-Length"])).decode(), flush=True)
-                self.send_response(200)
-                self.end_headers()
-
-        server = HTTPServer(("127.0.0.1", {port}), Handler)
-        print("ready", flush=True)
-        server.serve_forever()
-        """
-    )
     home = "http://127.0.0.1:8000/"
     op.client(
         "told",
         redirect_uris=[REDIRECT_URI],
         post_logout_redirect_uris=[home],
         token_endpoint_auth_method="none",
-        backchannel_logout_uri=f"http://127.0.0.1:{port}/backchannel",
+        backchannel_logout_uri=listener.url,
         backchannel_logout_session_required=True,
     )
-    with start([sys.executable, "-c", listener], ready=re.compile("ready"), cwd=tmp_path) as heard:
-        tokens = sign_in(op, http, "ada", "told")
-        hint = {"id_token_hint": tokens["id_token"], "post_logout_redirect_uri": home}
-        page = http.get(f"{op.issuer}/session/end", params=hint)
-        form = {**first_form(page.text), "logout": "yes"}
-        done = http.post(f"{op.issuer}/session/end/confirm", data=form)
-        assert done.headers["location"] == home
-        assert "logout_token=ey" in heard.output()
+    tokens = sign_in(op, http, "ada", "told")
+    hint = {"id_token_hint": tokens["id_token"], "post_logout_redirect_uri": home}
+    page = http.get(f"{op.issuer}/session/end", params=hint)
+    form = {**first_form(page.text), "logout": "yes"}
+    done = http.post(f"{op.issuer}/session/end/confirm", data=form)
+    assert done.headers["location"] == home
+    assert len(listener.forms) == 1
     assert refresh(tokens["refresh_token"], "told").status_code == 200
 
 

@@ -35,6 +35,14 @@ BASIC = "basic"
 POST = "post"
 PUBLIC = "public"
 
+# What a token can be asked for (RFC 8707), and the path of the API that takes it. The first is
+# granted when none is asked for.
+RESOURCES = {
+    "urn:test:api": "/api/me",
+    "urn:test:files": "/api/files",
+    "urn:test:mail": "/api/mail",
+}
+
 
 def hash_of(token: str) -> str:
     """The name under which ``stats()["refresh_tokens"]`` counts a refresh token."""
@@ -74,6 +82,11 @@ class OIDCServer:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def discovery(self) -> str:
+        """Where the metadata is (OpenID Connect Discovery §4)."""
+        return f"{self.issuer}/.well-known/openid-configuration"
+
+    @property
     def token_endpoint(self) -> str:
         return f"{self.issuer}/token"
 
@@ -96,6 +109,8 @@ class OIDCServer:
             already ``spent``; ``spent_presented`` sums the latter.
         ``grants_revoked``, ``revocation_calls``, ``faults_fired``
             Numbers of each.
+        ``requests``
+            Path → number of requests, whatever their answer; ``/jwks`` for one.
         ``in_flight``, ``most_in_flight``
             Token calls under way, now and at the busiest moment.
         """
@@ -135,18 +150,58 @@ class OIDCServer:
         self._call("DELETE", "faults")
 
     def settings(self, **changes: int | bool) -> None:
-        """Change ``access_token_ttl``, ``refresh_token_ttl`` (seconds), ``rotate_refresh_token``
-        or ``jwt_access_tokens`` for what is issued from now on."""
+        """Change settings for what is issued from now on.
+
+        ``access_token_ttl``, ``refresh_token_ttl``, ``id_token_ttl``
+            Seconds.
+        ``rotate_refresh_token``, ``jwt_access_tokens``
+            Both true at first.
+        ``rp_initiated_logout``, ``backchannel_logout``, ``pushed_authorization_requests``, ``dpop``
+            What discovery offers: all of it at first.
+        ``require_pushed_authorization_requests``, ``dpop_nonce_required``
+            False at first. The latter demands a nonce in every proof (RFC 9449 §8).
+        """
         self._call("POST", "settings", changes)
+
+    def rotate_keys(self, *, forget: bool = False) -> list[str]:
+        """Sign with new keys from now on; return the published key ids, the new ones first.
+
+        ``forget``
+            Whether the old keys vanish from the key set at once.
+        """
+        kids: list[str] = self._call("POST", "rotate-keys", {"forget": forget})["kids"]
+        return kids
+
+    def sign(self, claims: Mapping[str, Any], **header: str) -> str:
+        """A JWT signed by this provider over any claims; ``alg`` RS256 if not ES256."""
+        jwt: str = self._call("POST", "sign", {"claims": dict(claims), "header": header})["jwt"]
+        return jwt
+
+    def backchannel_logout(self, client_id: str, login: str = "ada", sid: str = "") -> None:
+        """Send the client a logout token; `ValueError` when it answers neither 200 nor 204."""
+        body = {"client_id": client_id, "login": login, "sid": sid}
+        self._call("POST", "backchannel-logout", body)
+
+    def end_sessions(self, login: str = "ada") -> dict[str, str]:
+        """End a person's browser sessions, as an administrator would, and tell every client.
+
+        Returns client id → ``ok`` or what went wrong.
+        """
+        told: dict[str, str] = self._call("POST", "end-sessions", {"login": login})["told"]
+        return told
 
     def client(self, client_id: str, **metadata: Any) -> None:
         """Add a client, or change a known one, by the names of its registration metadata."""
         self._call("POST", "clients", {"client_id": client_id, **metadata})
 
     def session(
-        self, login: str = "ada", client_id: str = BASIC, **parameters: str
+        self, login: str = "ada", client_id: str = BASIC, **parameters: Any
     ) -> dict[str, Any]:
-        """Sign in without a browser; return the token response. Not counted, past all faults."""
+        """Sign in without a browser; return the token response. Not counted, past all faults.
+
+        ``parameters`` may be ``scope``, ``nonce``, ``sid``, ``resource`` (one or a list), and
+        ``form`` and ``headers``, which go to the token endpoint beside the others.
+        """
         body = {"login": login, "client_id": client_id, **parameters}
         tokens: dict[str, Any] = self._call("POST", "session", body)
         return tokens

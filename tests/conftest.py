@@ -10,6 +10,7 @@ from hypothesis import settings
 from fastapi_ideal_auth import MemoryStore, RedisStore, RefreshStore, SQLiteStore
 
 from .processes import redis_server
+from .providers.canaille_server import canaille_server as canaille_server
 from .providers.harness import oidc_server as oidc_server
 from .support import World
 

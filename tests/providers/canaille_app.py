@@ -20,7 +20,9 @@ import canaille
 from canaille.app import models
 from canaille.app.flask import csrf
 from canaille.backends import Backend
+from canaille.oidc.provider import get_jwt_config
 from flask import Flask, Response, jsonify, request
+from joserfc import jwt
 from werkzeug.serving import make_server
 
 SCOPE = ["openid", "profile", "email"]
@@ -109,6 +111,15 @@ def _add_controls(app: Flask, client_id: str) -> None:
         Backend.instance.update(client, **wanted)
         Backend.instance.save(client)
         return jsonify(True)
+
+    @app.post("/_test/sign")
+    @csrf.exempt
+    def sign() -> Response:
+        """A JWT over the body, signed with the key that signs the client's ID tokens."""
+        client = Backend.instance.get(models.Client, client_id=client_id)
+        signing = get_jwt_config(client)
+        header = {"alg": signing["alg"], "kid": signing["kid"]}
+        return jsonify(jwt.encode(header, request.get_json(), signing["key"]))
 
     @app.get("/_test/counts")
     def shown() -> Response:

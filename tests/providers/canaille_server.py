@@ -36,7 +36,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import secrets
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,6 +101,20 @@ class CanailleServer:
             "patient": patient,
         }
         self._control.post(f"{self.issuer}/_test/reset", json=wanted).raise_for_status()
+
+    def send_logout_token(self, url: str, login: str = USER) -> None:
+        """Do what canaille does not: tell a client, with canaille's key, that a person left.
+
+        Like its ID tokens it has no ``sid``, and its ``aud`` is a list of one; and no ``typ`` but
+        ``JWT``, which Back-Channel Logout §2.4 lets pass.
+        """
+        now = int(time.time())
+        claims = {"iss": self.issuer, "aud": [CLIENT_ID], "sub": login, "iat": now}
+        claims |= {"exp": now + 120, "jti": secrets.token_urlsafe(16)}
+        claims["events"] = {"http://schemas.openid.net/event/backchannel-logout": {}}
+        signed = self._control.post(f"{self.issuer}/_test/sign", json=claims)
+        form = {"logout_token": signed.raise_for_status().json()}
+        self._control.post(url, data=form).raise_for_status()
 
     def counts(self) -> dict[str, int]:
         """Token requests since the last reset: ``grant_type:status`` → number."""

@@ -7,10 +7,11 @@ harness signs with canaille's key and sends in its name.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -21,7 +22,8 @@ from .processes import Server, free_port, uvicorn
 from .providers import canaille_server as canaille
 from .providers import harness
 from .providers.canaille_server import CanailleServer
-from .providers.harness import OIDCServer
+from .providers.client_keys import claims_of, new_key, public_jwk
+from .providers.harness import RESOURCES, OIDCServer
 from .support import SECRET
 
 COOKIE = "__Host-ideal_session"
@@ -34,11 +36,11 @@ class At:
 
     issuer: str
     client_id: str
-    client_secret: str
+    client_secret: str | None
     password: str
     access_token_ttl: int  # seconds
     userinfo_endpoint: str
-    prompt_consent: bool
+    options: dict[str, Any]  # arguments of OpenIDProvider beside those
     register: Callable[[str], None]  # the app's origin
     refreshed: Callable[[], int]  # how often since then
     sign_out_there: Callable[[], object]  # and tell the app
@@ -82,7 +84,7 @@ def at_oidc_provider(op: OIDCServer) -> At:
         password="",
         access_token_ttl=3,
         userinfo_endpoint=f"{op.issuer}/me",
-        prompt_consent=True,
+        options={"authorization_params": {"prompt": "consent"}},  # offline access needs it
         register=register,
         refreshed=refreshed,
         sign_out_there=sign_out_there,
@@ -112,7 +114,7 @@ def at_canaille(op: CanailleServer) -> At:
         password=canaille.PASSWORD,
         access_token_ttl=6,
         userinfo_endpoint=f"{op.issuer}/oauth/userinfo",
-        prompt_consent=False,
+        options={},
         register=register,
         refreshed=refreshed,
         sign_out_there=lambda: op.send_logout_token(told[-1]),
@@ -133,18 +135,18 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def served(at: At, **more: str) -> Iterator[Server]:
+def served(at: At, *, workers: int = 2, **more: str) -> Iterator[Server]:
     port = free_port()
     at.register(f"http://localhost:{port}")
     env = {
         "SESSION_SECRET": SECRET,
         "ISSUER": at.issuer,
         "CLIENT_ID": at.client_id,
-        "CLIENT_SECRET": at.client_secret,
         "HOME_URL": f"http://localhost:{port}/",
+        "PROVIDER_OPTIONS": json.dumps(at.options),
     }
-    env |= {"PROMPT_CONSENT": "1"} if at.prompt_consent else {}
-    with uvicorn("tests.signing_app:app", port, workers=2, env=env | more) as server:
+    env |= {"CLIENT_SECRET": at.client_secret} if at.client_secret else {}
+    with uvicorn("tests.signing_app:app", port, workers=workers, env=env | more) as server:
         yield server
 
 
@@ -176,6 +178,17 @@ class Person:
             time.sleep(0.1)
         return seen == wanted
 
+    def refreshes(self, times: int, patience: float) -> list[str]:
+        """The access tokens seen until there have been so many new ones, or patience ends."""
+        tokens = [self.token()]
+        deadline = time.monotonic() + patience
+        while len(tokens) <= times and time.monotonic() < deadline:
+            time.sleep(0.25)
+            token = self.token()
+            if token not in tokens:
+                tokens.append(token)
+        return tokens
+
     def token(self) -> str:
         """Asked for by several requests at once, as a page does."""
         answers = self.page.evaluate(
@@ -189,16 +202,21 @@ class Person:
 
 
 @pytest.fixture
-def person(browser: Any, at: At, app: Server) -> Iterator[Callable[[], Person]]:
+def newcomer(browser: Any) -> Iterator[Callable[[At, Server], Person]]:
     contexts: list[Any] = []
 
-    def new() -> Person:
+    def new(at: At, app: Server) -> Person:
         contexts.append(browser.new_context())
         return Person(contexts[-1].new_page(), f"http://localhost:{app.port}/", at.password)
 
     yield new
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def person(newcomer: Callable[[At, Server], Person], at: At, app: Server) -> Callable[[], Person]:
+    return lambda: newcomer(at, app)
 
 
 def test_a_person_signs_in_stays_fresh_and_signs_out_here_and_there(
@@ -209,13 +227,7 @@ def test_a_person_signs_in_stays_fresh_and_signs_out_here_and_there(
     ada.sign_in()
     assert ada.page.evaluate("fetch('/me').then(r => r.json())")["id"] == "ada"
 
-    tokens = [ada.token()]
-    deadline = time.monotonic() + 5 * at.access_token_ttl
-    while len(tokens) < 4 and time.monotonic() < deadline:
-        time.sleep(0.25)
-        token = ada.token()
-        if token not in tokens:
-            tokens.append(token)
+    tokens = ada.refreshes(3, patience=5 * at.access_token_ttl)
     assert len(tokens) == 4, "refreshed three times"
     assert at.refreshed() == 3
     assert at.alive(tokens[-1])
@@ -256,3 +268,114 @@ def test_who_signs_out_at_the_provider_is_signed_out_here(
     at.sign_out_there()
     assert ada.sees_within("Signed out", LOOK + 2)
     assert ada.page.evaluate("fetch('/me').then(r => r.status)") == 401
+
+
+def test_signing_out_at_one_app_signs_out_of_the_other(
+    oidc_server: OIDCServer, newcomer: Callable[[At, Server], Person]
+) -> None:
+    """The provider tells every app that the browser's session there was used for."""
+    one = at_oidc_provider(oidc_server)
+
+    def register(origin: str) -> None:
+        oidc_server.client(
+            "the-other",
+            client_secret=harness.SECRET,
+            redirect_uris=[f"{origin}/callback"],
+            backchannel_logout_uri=f"{origin}/backchannel-logout",
+            backchannel_logout_session_required=True,
+        )
+
+    other = replace(one, client_id="the-other", register=register)
+    # Ports share cookies, so the apps need names of their own.
+    with served(one) as app, served(other, COOKIE_NAME="other_session") as other_app:
+        ada, elsewhere = newcomer(one, app), newcomer(other, other_app)
+        there = replace(elsewhere, page=ada.page)
+        ada.sign_in()
+        there.sign_in()
+        elsewhere.sign_in()
+        sign_out(ada.page, f"{ada.home}logout")
+        assert there.sees_within("Signed out", LOOK + 2)
+        assert not elsewhere.sees_within("Signed out", 1.5 * LOOK), "another browser's session"
+
+
+def test_new_signing_keys_are_fetched_when_they_first_show(
+    oidc_server: OIDCServer, newcomer: Callable[[At, Server], Person]
+) -> None:
+    at = at_oidc_provider(oidc_server)
+    with served(at, workers=1) as app:
+        ada = newcomer(at, app)
+        ada.sign_in()
+        ada.refreshes(1, patience=9)
+        assert oidc_server.stats()["requests"]["/jwks"] == 1
+        oidc_server.rotate_keys(forget=True)
+        ada.refreshes(2, patience=12)
+        assert oidc_server.stats()["requests"]["/jwks"] == 2
+        assert at.refreshed() == 3
+
+
+def test_a_client_with_keys_for_secrets_pushes_its_requests_and_proves_each_token(
+    oidc_server: OIDCServer, newcomer: Callable[[At, Server], Person]
+) -> None:
+    """private_key_jwt, PAR, DPoP with a nonce, ES256, two resources: all demanded at once."""
+    api, files, _ = RESOURCES
+    client_key, dpop_key = new_key("ES256"), new_key("ES256")
+
+    def register(origin: str) -> None:
+        oidc_server.reset()
+        oidc_server.settings(
+            access_token_ttl=3, require_pushed_authorization_requests=True, dpop_nonce_required=True
+        )
+        oidc_server.client(
+            "all-keys",
+            redirect_uris=[f"{origin}/callback"],
+            post_logout_redirect_uris=[f"{origin}/"],
+            token_endpoint_auth_method="private_key_jwt",
+            token_endpoint_auth_signing_alg="ES256",
+            jwks={"keys": [public_jwk(client_key)]},
+            id_token_signed_response_alg="ES256",
+            dpop_bound_access_tokens=True,
+        )
+
+    keyed = at_oidc_provider(oidc_server)
+    options = {
+        "token_endpoint_auth_method": "private_key_jwt",
+        "client_key": client_key.as_dict(private=True),
+        "dpop_key": dpop_key.as_dict(private=True),
+        "id_token_signed_response_alg": "ES256",
+        "resource": [api, files],
+    }
+    at = replace(
+        keyed,
+        client_id="all-keys",
+        client_secret=None,
+        register=register,
+        options=keyed.options | options,
+    )
+    with served(at) as app:
+        ada = newcomer(at, app)
+        asked: list[str] = []
+        ada.page.on("request", lambda request: asked.append(request.url))
+        ada.sign_in()
+        (url,) = [url for url in asked if url.startswith(f"{at.issuer}/auth?")]
+        assert set(httpx.URL(url).params) == {"client_id", "request_uri"}
+
+        def call(resource: str, path: str) -> dict[str, Any]:
+            query = httpx.QueryParams(url=oidc_server.issuer + path, resource=resource)
+            if resource == api:
+                query = query.remove("resource")
+            got: dict[str, Any] = ada.page.evaluate(f"fetch('/api?{query}').then(r => r.json())")
+            return got
+
+        tokens = ada.refreshes(3, patience=15)
+        assert len(tokens) == 4
+        assert all(claims_of(token)["cnf"]["jkt"] == dpop_key.thumbprint() for token in tokens)
+        for resource in (api, files, api):
+            answer = call(resource, RESOURCES[resource])
+            assert (answer["status"], answer["said"]["aud"]) == (200, resource)
+        assert call(files, RESOURCES[api])["status"] == 401, "a token for another API"
+        assert oidc_server.stats()["spent_presented"] == 0
+
+        last = ada.token()
+        sign_out(ada.page, f"{ada.home}logout")
+        assert ada.page.inner_text("h1") == "Signed out"
+        assert not oidc_server.alive(last)

@@ -56,7 +56,7 @@ def _answer(page: Any, user: str, password: str) -> None:
             page.fill(f"input[name={field}]", value)
             page.press(f"input[name={field}]", "Enter")
             return
-    page.click("button[value=accept]")
+    page.click("button[value=accept]", timeout=5_000)
 
 
 def sign_out(page: Any, url: str) -> None:
@@ -68,7 +68,7 @@ def sign_out(page: Any, url: str) -> None:
         if _origin(page.url) == _origin(url):
             return
         with page.expect_navigation():
-            page.click("button[value=yes], button[value=logout]")
+            page.click("button[value=yes], button[value=logout]", timeout=5_000)
     assert _origin(page.url) == _origin(url), f"the provider still asks: {page.content()}"
 
 

@@ -270,6 +270,31 @@ def test_who_signs_out_at_the_provider_is_signed_out_here(
     assert ada.page.evaluate("fetch('/me').then(r => r.status)") == 401
 
 
+def test_signing_out_works_when_the_provider_has_forgotten_the_person(
+    at: At, person: Callable[[], Person]
+) -> None:
+    ada = person()
+    ada.sign_in()
+    ada.page.context.clear_cookies(domain="127.0.0.1")
+    ada.page.goto(f"{ada.home}logout")
+    ada.page.click("button")
+    ada.page.wait_for_url(ada.home, timeout=10_000)
+    assert ada.page.inner_text("h1") == "Signed out"
+
+
+def test_an_id_token_may_be_signed_with_any_algorithm_that_the_provider_lists(
+    canaille_server: CanailleServer, newcomer: Callable[[At, Server], Person]
+) -> None:
+    """canaille takes whichever its key can do for a client that registered none."""
+    at = at_canaille(canaille_server)
+
+    def register(origin: str) -> None:
+        canaille_server.reset(redirect_uris=[f"{origin}/callback"], id_token_signed_response_alg="")
+
+    with served(replace(at, register=register), workers=1) as app:
+        newcomer(at, app).sign_in()
+
+
 def test_signing_out_at_one_app_signs_out_of_the_other(
     oidc_server: OIDCServer, newcomer: Callable[[At, Server], Person]
 ) -> None:

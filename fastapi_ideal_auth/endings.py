@@ -6,6 +6,7 @@ What a notice means and what it is found by is in ``notices``; here is when the 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -13,6 +14,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from . import notices
+from .errors import StoreUnavailable
 from .generation import Generation, Lifetimes, party
 from .guarded import GuardedStore
 from .record import Record, key_of
@@ -21,8 +23,10 @@ from .user import SessionUser
 
 U = TypeVar("U", bound=SessionUser)
 
+log = logging.getLogger("fastapi_ideal_auth")
+
 REMEMBERED: Final = 4096
-"""Sessions of which this process remembers when it last looked, and notices that it wrote."""
+"""Sessions of which this process remembers when it last looked."""
 
 
 class Endings(Generic[U]):
@@ -48,7 +52,6 @@ class Endings(Generic[U]):
         self._longest = max(lifetimes.max_age, lifetimes.remember_max_age)
         self._clock = clock
         self.every = every
-        self._written: OrderedDict[str, float] = OrderedDict()
         self._looked: OrderedDict[bytes, float] = OrderedDict()
         self._looks: dict[bytes, asyncio.Task[bool]] = {}
 
@@ -77,10 +80,6 @@ class Endings(Generic[U]):
         self._looked.clear()  # here at least nobody goes on believing the last look
         for name in names:
             await self._store.change(name, notice)
-            self._written[name] = moment
-            self._written.move_to_end(name)
-        while len(self._written) > REMEMBERED:
-            self._written.popitem(last=False)
 
     async def is_used(self, issuer: str, jti: str) -> bool:
         """Whether a logout token was used before. Raises `StoreUnavailable`."""
@@ -95,16 +94,19 @@ class Endings(Generic[U]):
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def after_notices(self, generation: Generation[U]) -> Generation[U]:
-        """A session begun just now, seen to have begun after the notices this process wrote.
+    async def after_notices(self, begun: Generation[U]) -> Generation[U]:
+        """A session that begins now, seen to begin after every notice that is there.
 
-        Times are whole seconds: "end all, then sign in" would end the new one too.
+        Times are whole seconds, and who is sent out and in again takes less than one. While the
+        store is down its notices cannot be known.
         """
-        moments = [self._written.get(name, -math.inf) for name in self._names(generation)]
-        latest = max(moments)
-        if generation.issued_at > latest:
-            return generation
-        return generation._replace(issued_at=int(latest) + 1)
+        try:
+            found = await self._store.look(self._names(begun))
+        except StoreUnavailable as error:
+            log.warning("%s", error)
+            return begun
+        latest = max((notice.seen_at for notice in found if notice is not None), default=-math.inf)
+        return begun if begun.issued_at > latest else begun._replace(issued_at=int(latest) + 1)
 
     async def reached(self, generation: Generation[U]) -> bool:
         """Whether a notice ends this session. Raises `StoreUnavailable`."""

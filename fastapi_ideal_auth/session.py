@@ -202,7 +202,7 @@ class Session(Generic[U]):
             lifetimes=auth.lifetimes,
             refresh_expires_in=refresh_expires_in,
         )
-        generation = auth.rotation.endings.after_notices(begun)
+        generation = await auth.rotation.endings.after_notices(begun)
         auth.cookie_lines(generation, self._cookies, now=now)  # refuse what is too large here
         if auth.tokens_in_store:
             await auth.rotation.keep(generation)

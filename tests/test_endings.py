@@ -95,6 +95,34 @@ def test_signing_in_afterwards_works_at_once(world: World) -> None:
     assert world.present(old).status_code == 401
 
 
+def test_signing_in_on_another_worker_in_the_same_second_works(world: World) -> None:
+    # The provider remembers the person, so two redirects later they are back.
+    other = world.another_auth()
+    app = app_of(other)
+
+    @app.post("/sign-in")
+    async def sign_in(session: Annotated[Session[User], Depends(other.session)]) -> None:
+        await session.login(world.user())
+
+    end_all(world)
+    browser = world.browser(app)
+    assert browser.post("/sign-in").status_code == 200
+    world.clock.advance(290)
+    assert browser.get("/token").status_code == 200
+
+
+def test_signing_in_works_while_the_store_is_down() -> None:
+    world = World()
+
+    @world.app.post("/sign-in")
+    async def sign_in(session: Annotated[Session[User], Depends(world.auth.session)]) -> None:
+        await session.login(world.user())
+
+    world.store.fault = OSError("gone")
+    assert world.client.post("/sign-in").status_code == 200
+    assert world.client.get("/token").status_code == 200
+
+
 def test_its_refresh_token_is_revoked_when_the_cookie_shows_up() -> None:
     provider, clock = RotatingProvider(expires_in=300), Clock()
     auth = IdealAuth(User, secret=SECRET, provider=provider, store=MemoryStore(), clock=clock)

@@ -12,6 +12,7 @@ from fastapi_ideal_auth import (
     Session,
     SessionUser,
     TokenResponse,
+    providers,
 )
 from fastapi_ideal_auth.testing import Clock, RotatingProvider
 
@@ -76,3 +77,10 @@ strict: Provider = RotatingProvider()
 IdealAuth(User, secret="…", provider=Own())
 IdealAuth(User, secret="…", provider=bare)
 IdealAuth(User, secret="…", validate_session=lambda session: session.user is not None)
+IdealAuth(
+    User,
+    secret="…",
+    provider=providers.KEYCLOAK.provider(
+        client_id="…", client_secret="…", host="sso.example", realm="main"
+    ),
+)

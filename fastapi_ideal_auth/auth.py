@@ -197,7 +197,7 @@ class IdealAuth(Generic[U]):
         self._http = HTTP(http_client)
         asked = _wired(provider, self._http)
         self.can_refresh = provider is not None
-        self.can_ask_resources = asked.takes_resource
+        self.resources = asked.resources
         self.store = _default_store() if store is None else _checked_store(store)
         self.timing = Timing(clock, refresh_buffer, _timeout(provider))
         self._sealer: Sealer = (sealer or AESGCMSealer()).bind(self.ring)
@@ -400,7 +400,8 @@ class _Asked(NamedTuple):
 
     ask: Ask
     revoke: Revoke | None = None
-    takes_resource: bool = False
+    resources: Sequence[str] | None = ()
+    """What there are access tokens for beside the user's own; ``None``: whatever is named."""
 
 
 async def _no_provider(refresh_token: str, *, resource: str | None) -> None:
@@ -413,23 +414,24 @@ def _wired(provider: object, http: HTTP) -> _Asked:
     if isinstance(provider, OAuthClient):
         provider.use(http)
     if isinstance(provider, Provider) and not isinstance(provider, type):
-        takes_resource = _takes_resource(provider.refresh)
-        ask = _asking(provider.refresh)
-        return _Asked(ask, getattr(provider, "revoke", None), takes_resource)
+        ask, revoke = _asking(provider.refresh), getattr(provider, "revoke", None)
+        if isinstance(provider, OAuthClient):
+            return _Asked(ask, revoke, provider.resource)
+        return _Asked(ask, revoke, _resources(provider.refresh))
     if callable(provider) and not isinstance(provider, type):
-        return _Asked(_asking(provider), None, _takes_resource(provider))
+        return _Asked(_asking(provider), None, _resources(provider))
     raise ConfigurationError(
         "provider= takes an OpenIDProvider, an OAuth2Provider, an object with `async def "
         f"refresh(refresh_token)`, or such a function; got {type(provider).__name__}"
     )
 
 
-def _takes_resource(function: Callable[..., object]) -> bool:
+def _resources(function: Callable[..., object]) -> Sequence[str] | None:
     try:
         inspect.signature(function).bind("a refresh token", resource="https://api.example")
     except (TypeError, ValueError):
-        return False
-    return True
+        return ()
+    return None
 
 
 def _asking(function: Callable[..., object]) -> Ask:

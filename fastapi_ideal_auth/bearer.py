@@ -6,7 +6,7 @@ Works on the request of whichever HTTP client; sends nothing itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Final, Protocol, TypeVar
 
 from .errors import ConfigurationError
@@ -47,28 +47,53 @@ class BearerAuth:
 
     __slots__ = ("_hosts", "_token")
 
-    def __init__(self, token: str, hosts: Sequence[str]) -> None:
-        self._hosts = frozenset(map(checked_host, hosts))
-        if not self._hosts:
-            raise ConfigurationError(
-                'name the hosts the token may go to: user.bearer("api.example")'
-            )
+    def __init__(self, token: str, hosts: Iterable[str]) -> None:
+        self._hosts = Hosts(hosts)
         if not _TOKEN.fullmatch(token):
             raise ConfigurationError("the access token cannot stand in a header (RFC 6750 §2.1)")
         self._token = token
 
     def __repr__(self) -> str:
-        return f"<bearer token for {', '.join(host for host, _ in sorted(self._hosts))}>"
+        return f"<bearer token for {self._hosts}>"
 
     def __call__(self, request: R) -> R:
         """The request with the token. Raises `ConfigurationError` for another host."""
-        check_target(request.url, self._hosts)
+        self._hosts.check(request.url)
         request.headers["Authorization"] = f"Bearer {self._token}"
         return request
 
 
-def checked_host(host: object) -> tuple[str, int | None]:
-    """A host name, in lower case, and a port or ``None``. Raises `ConfigurationError`."""
+class Hosts:
+    """Where a token may go: ``api.example`` (over https), or with a port ``api.example:8443``.
+
+    Raises `ConfigurationError` for what is no host, and for none at all.
+    """
+
+    __slots__ = ("_named",)
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        self._named = frozenset(map(_checked, hosts))
+        if not self._named:
+            raise ConfigurationError('name the hosts the token may go to, such as "api.example"')
+
+    def __str__(self) -> str:
+        return ", ".join(sorted(f"{name}:{port}" if port else name for name, port in self._named))
+
+    def check(self, url: _URL) -> None:
+        """Raises `ConfigurationError` where the token must not go: another host, or plain http."""
+        host = url.host.lower()
+        name = f"[{host}]" if ":" in host else host
+        default = _PORTS.get(url.scheme)
+        port = url.port or default
+        safe = url.scheme == "https" or (url.scheme == "http" and _LOOPBACK.fullmatch(name))
+        is_named = (name, port) in self._named or (port == default and (name, None) in self._named)
+        if not (safe and is_named):
+            raise ConfigurationError(
+                f"the token may not go to {url.scheme}://{name}:{port}: it is for {self} over https"
+            )
+
+
+def _checked(host: object) -> tuple[str, int | None]:
     match = _HOST.fullmatch(host.lower()) if isinstance(host, str) else None
     if match is None:
         raise ConfigurationError(
@@ -76,17 +101,3 @@ def checked_host(host: object) -> tuple[str, int | None]:
             f"scheme or path"
         )
     return match[1], int(match[2]) if match[2] else None
-
-
-def check_target(url: _URL, hosts: frozenset[tuple[str, int | None]]) -> None:
-    """Raises `ConfigurationError` where a token for ``hosts`` must not go."""
-    host = url.host.lower()
-    name = f"[{host}]" if ":" in host else host
-    port = url.port or _PORTS.get(url.scheme)
-    secure = url.scheme == "https" or (url.scheme == "http" and _LOOPBACK.fullmatch(name))
-    expected = {(name, port)} | ({(name, None)} if port == _PORTS.get(url.scheme) else set())
-    if not secure or not expected & hosts:
-        raise ConfigurationError(
-            f"the token may not go to {url.scheme}://{name}:{port}: it is for "
-            f"{', '.join(each for each, _ in sorted(hosts))} over https"
-        )

@@ -7,7 +7,6 @@ one that failed may have arrived. Does not know what it carries, nor what an ans
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 import weakref
 import zlib
@@ -15,11 +14,11 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mappi
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from urllib.parse import urlsplit
 
 import httpx
 
 from . import oauth
+from .bearer import Hosts
 from .errors import ConfigurationError, ProviderUnavailable
 
 if TYPE_CHECKING:
@@ -311,7 +310,7 @@ Noticed = Callable[[str, Mapping[str, str]], bool]
 
 
 class BoundToken(httpx.Auth):
-    """Sends what ``prove`` makes of a request to the hosts it is for, and nothing elsewhere.
+    """Sends what ``prove`` makes of a request to the hosts it is for; anywhere else is an error.
 
     A redirect takes the token to no other host: httpx drops it, and nothing here adds it again.
     """
@@ -321,9 +320,7 @@ class BoundToken(httpx.Auth):
     def __init__(self, prove: Prove, noticed: Noticed, hosts: Iterable[str]) -> None:
         self._prove = prove
         self._noticed = noticed
-        self._hosts = frozenset(map(_host, hosts))
-        if not self._hosts:
-            raise ConfigurationError("name the hosts that the token is for, such as api.example")
+        self._hosts = Hosts(hosts)
 
     @classmethod
     def of(cls, prove: Prove, noticed: Noticed, hosts: Iterable[str]) -> BoundToken:
@@ -335,12 +332,10 @@ class BoundToken(httpx.Auth):
         return both(prove, noticed, hosts)
 
     def __repr__(self) -> str:
-        return "<BoundToken>"
+        return f"<bound token for {self._hosts}>"
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if not self._is_for(request.url):
-            yield request
-            return
+        self._hosts.check(request.url)
         response = yield self._proved(request)
         if self._wants_nonce(request, response):
             response = yield self._proved(request)
@@ -356,24 +351,3 @@ class BoundToken(httpx.Auth):
             return False
         kept = self._noticed(str(request.url), response.headers)
         return kept and oauth.asks_for_nonce(response.status_code, response.headers, b"")
-
-    def _is_for(self, url: httpx.URL) -> bool:
-        safe = url.scheme == "https" or (url.scheme == "http" and oauth.is_loopback(url.host))
-        default = 443 if url.scheme == "https" else 80
-        return safe and (
-            (url.host, url.port or default) in self._hosts
-            or (url.port is None and (url.host, None) in self._hosts)
-        )
-
-
-def _host(host: str) -> tuple[str, int | None]:
-    try:
-        parts = urlsplit(f"//{host}")
-        name, port = parts.hostname, parts.port
-    except ValueError:
-        name, port = None, None
-    if not name or not re.fullmatch(r"[\w.:\[\]-]+", host, re.ASCII):
-        raise ConfigurationError(
-            f"{host!r} is no host: name it as in api.example or api.example:8443"
-        )
-    return name, port

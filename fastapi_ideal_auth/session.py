@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
 
@@ -132,12 +132,15 @@ class Session(Generic[U]):
         """An access token for one further resource (RFC 8707), a URI, asked for with the
         session's refresh token when there is none or it is due.
 
-        It is refreshed on its own; the user's ``access_token`` stays. Raises `ConfigurationError`
-        where the provider takes no resource, and the 401 or 503 that the dependency raises: 503
-        too where the server refuses this resource, which is logged.
+        It is refreshed on its own; the user's ``access_token`` stays, and is itself the one for the
+        first of the provider's ``resource=``. Raises `ConfigurationError` for a resource that is
+        not among those (a server may spend the refresh token before it refuses), and the 401 or 503
+        that the dependency raises: 503 too where the server refuses this resource, which is logged.
         """
         auth = self._auth
-        check_resource(resource, allowed=auth.can_ask_resources)
+        check_resource(resource, auth.resources)
+        if auth.resources and resource == auth.resources[0]:
+            return (await self.fresh_user()).access_token
         await self._load()
         if self._generation is None:
             raise self._error(401, NOT_SIGNED_IN, WHO)
@@ -506,12 +509,15 @@ class Session(Generic[U]):
             return generation if write.begun else None
 
 
-def check_resource(resource: object, *, allowed: bool) -> None:
-    """Raises `ConfigurationError` for a resource that cannot be asked for (RFC 8707 §2)."""
-    if not allowed:
+def check_resource(resource: object, allowed: Sequence[str] | None) -> None:
+    """Raises `ConfigurationError` for a resource that must not be asked for (RFC 8707 §2).
+
+    ``allowed``: those that may be, ``None``: any.
+    """
+    if allowed is not None and resource not in allowed:
         raise ConfigurationError(
-            "token_for() needs a provider that takes a resource: an OAuth2Provider, or a refresh "
-            "function with a keyword `resource`"
+            f"token_for({resource!r}): name it in the provider's resource=[...], so that it is "
+            f"asked for at sign-in too; a refresh function needs a keyword `resource`"
         )
     if not isinstance(resource, str) or not _RESOURCE.fullmatch(resource):
         raise ConfigurationError(

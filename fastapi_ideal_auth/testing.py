@@ -117,7 +117,7 @@ class RotatingProvider:
     def user(self, model: type[U], *, clock: Callable[[], float], **fields: Any) -> U:
         """A user of ``model`` who has just signed in here; ``fields`` may replace the tokens."""
         tokens = self.issue()
-        given = {
+        given: dict[str, Any] = {
             "access_token": tokens.access_token,
             "refresh_token": tokens.refresh_token,
             "expires_at": int(clock()) + self.expires_in,

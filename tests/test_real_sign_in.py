@@ -404,3 +404,25 @@ def test_a_client_with_keys_for_secrets_pushes_its_requests_and_proves_each_toke
         sign_out(ada.page, f"{ada.home}logout")
         assert ada.page.inner_text("h1") == "Signed out"
         assert not oidc_server.alive(last)
+
+
+def test_asking_for_a_resource_that_was_not_granted_costs_no_session(
+    oidc_server: OIDCServer, newcomer: Callable[[At, Server], Person]
+) -> None:
+    """oidc-provider answers invalid_target after it has spent the refresh token: never asked."""
+    api, files, mail = RESOURCES
+    plain = at_oidc_provider(oidc_server)
+
+    def register(origin: str) -> None:
+        plain.register(origin)
+        oidc_server.settings(jwt_access_tokens=True)
+
+    options = {"resource": [api, files], "dpop_key": new_key().as_dict(private=True)}
+    at = replace(plain, register=register, options=plain.options | options)
+    with served(at, workers=1) as app:
+        ada = newcomer(at, app)
+        ada.sign_in()
+        query = httpx.QueryParams(url=oidc_server.issuer + RESOURCES[mail], resource=mail)
+        assert ada.page.evaluate(f"fetch('/api?{query}').then(r => r.status)") >= 500
+        time.sleep(at.access_token_ttl + 0.2)
+        assert ada.sees() == "Signed in as ada@example.test"

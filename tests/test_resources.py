@@ -2,7 +2,9 @@
 
 import asyncio
 from typing import Annotated, Any
+from urllib.parse import parse_qs
 
+import httpx
 import httpx2
 import pytest
 from fastapi import Depends, FastAPI
@@ -12,6 +14,7 @@ from fastapi_ideal_auth import (
     ConfigurationError,
     IdealAuth,
     MemoryStore,
+    OAuth2Provider,
     ProviderMisconfigured,
     ProviderUnavailable,
     RefreshRejected,
@@ -191,8 +194,33 @@ def test_a_provider_that_takes_no_resource_is_said() -> None:
         return TokenResponse("a")
 
     site = Site(provider=refresh)
-    with pytest.raises(ConfigurationError, match="takes a resource"):
+    with pytest.raises(ConfigurationError, match="a keyword `resource`"):
         site.client.get("/for", params={"r": MAIL})
+
+
+def test_what_was_not_named_is_never_asked_for() -> None:
+    """oidc-provider spends the refresh token, and then says invalid_target."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        form = parse_qs(request.content.decode())
+        asked.extend(form["resource"])
+        return httpx.Response(200, json={"access_token": "for:" + form["resource"][0]})
+
+    provider = OAuth2Provider(
+        "https://op.example/token",
+        "tests",
+        "tests-secret",
+        resource=[FILES, MAIL],
+        http_client=httpx.AsyncClient(transport=httpx.MockTransport(answer)),
+    )
+    site = Site(provider=provider)
+    with pytest.raises(ConfigurationError, match=r"resource=\[...\]"):
+        site.client.get("/for", params={"r": "https://other.example"})
+    assert asked == []
+    assert site.token_for(MAIL) == f"for:{MAIL}"
+    assert site.token_for(FILES) == site.own()  # the first is the user's own
+    assert asked == [MAIL]
 
 
 def test_a_function_may_take_one() -> None:

@@ -28,6 +28,7 @@ from fastapi_ideal_auth import (
     IdealAuth,
     MemoryStore,
     ProviderUnavailable,
+    RedisStore,
     RefreshRejected,
     RefreshStore,
     Session,
@@ -717,19 +718,32 @@ class Orders(RuleBasedStateMachine):
         await self.browser.store.aclose()
 
 
-# How often; a walk takes some 30 ms.
-WALKS = {("memory", "cookie"): 200, ("memory", "store"): 100, ("sqlite", "cookie"): 60}
+# How often; a walk takes some 30 ms, over Redis 80.
+WALKS = {
+    ("memory", "cookie"): 200,
+    ("memory", "store"): 100,
+    ("sqlite", "cookie"): 60,
+    ("sqlite", "store"): 30,
+    ("redis", "cookie"): 100,
+    ("redis", "store"): 100,
+}
 
 
 @pytest.mark.parametrize(("kind", "tokens"), WALKS)
 def test_no_random_order_of_events_loses_or_mixes_up_a_session(
-    kind: str, tokens: str, tmp_path: Path
+    kind: str, tokens: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     numbers = itertools.count()
+    url = request.getfixturevalue("redis_url") if kind == "redis" else ""
+
+    def store() -> RefreshStore:
+        if kind == "redis":
+            return RedisStore(url, prefix=f"{tmp_path.name}-{next(numbers)}:")
+        path = tmp_path / f"{next(numbers)}.sqlite3"
+        return MemoryStore() if kind == "memory" else SQLiteStore(path)
 
     def machine() -> Orders:
-        path = tmp_path / f"{next(numbers)}.sqlite3"
-        return Orders(MemoryStore() if kind == "memory" else SQLiteStore(path), tokens=tokens)
+        return Orders(store(), tokens=tokens)
 
     run_state_machine_as_test(
         machine,

@@ -770,13 +770,19 @@ class Browser:
         self.cookies = [*self.cookies[-4:], *set_cookies([response])]
 
 
+@pytest.mark.parametrize(
+    ("store", "tokens"), [("memory", "cookie"), ("redis", "store")], indirect=["store"]
+)
 async def test_a_thousand_refreshes_with_random_faults_sign_out_at_the_named_windows_only(
+    store: RefreshStore,
+    tokens: str,
+    request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("fastapi_ideal_auth.rotation.PUBLISH_PATIENCE", 0.01)
+    url = request.getfixturevalue("redis_url") if isinstance(store, RedisStore) else None
     chance = random.Random(20260731)
-    store = MemoryStore()
-    hosts = Hosts(store)
+    hosts = Hosts(store, tokens=tokens)
     browser = Browser(hosts, chance)
     await browser.sign_in()
     rounds = 0
@@ -792,7 +798,7 @@ async def test_a_thousand_refreshes_with_random_faults_sign_out_at_the_named_win
         chance.shuffle(hosts.all)
         hosts.wire.grace = fault is Fault.DROPPED_WITH_GRACE
         reused = hosts.wire.provider.reused
-        scene = Scene(hosts, chance.choice(browser.cookies), fault, step, Admin(store, None))
+        scene = Scene(hosts, chance.choice(browser.cookies), fault, step, Admin(store, url))
         await play(scene)
         if isinstance(outcome, Window):
             expected[outcome] += 1

@@ -38,9 +38,9 @@ class World:
     def hosts(self) -> tuple[Host, Host]:
         return self.first, self.second
 
-    def cookie(self, *, expires_in: int) -> Cookie:
+    def cookie(self, *, expires_in: int, who: str = "ada") -> Cookie:
         """A new session's, with a token that is due or has expired."""
-        return cookie_of(self.server.new_session("ada"), expires_in=expires_in)
+        return cookie_of(self.server.new_session(who), expires_in=expires_in, who=who)
 
     def calls(self) -> tuple[int, int]:
         """Since the test began: refreshes, and spent tokens that were presented."""
@@ -147,12 +147,15 @@ def workers_of(responses: Sequence[httpx.Response]) -> set[int]:
 
 
 async def test_30_sessions_of_8_requests_make_30_calls_and_never_meet(world: World) -> None:
-    cookies = [world.cookie(expires_in=-1) for _ in range(30)]
+    people = [f"person-{n}" for n in range(30)]
+    cookies = [world.cookie(expires_in=-1, who=who) for who in people]
     responses = await storm(world.hosts, [cookie for cookie in cookies for _ in range(8)])
     tokens = [token_of(response) for response in responses]
     each = [set(tokens[n : n + 8]) for n in range(0, 240, 8)]
     assert [len(one) for one in each] == [1] * 30
     assert len(set.union(*each)) == 30
+    assert [world.server.userinfo(token).sub for token in tokens[::8]] == people
+    assert [response.json()["id"] for response in responses[::8]] == people
     assert world.calls() == (30, 0)
 
 

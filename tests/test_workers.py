@@ -31,7 +31,7 @@ class StrictServer(Protocol):
     client_id: str
     client_secret: str
 
-    def session(self) -> dict[str, Any]: ...
+    def session(self, who: str = "ada") -> dict[str, Any]: ...
     def refreshes(self) -> int: ...
     def reused(self) -> int: ...
     def is_alive(self, access_token: str) -> bool: ...
@@ -46,8 +46,8 @@ class Embedded:
     client_id: str = "app"
     client_secret: str = CLIENT_SECRET
 
-    def session(self) -> dict[str, Any]:
-        return self.server.new_session("ada")
+    def session(self, who: str = "ada") -> dict[str, Any]:
+        return self.server.new_session(who)
 
     def refreshes(self) -> int:
         count = self.server.stats()["refreshes"]
@@ -75,8 +75,8 @@ class Certified:
     def token_endpoint(self) -> str:
         return self.op.token_endpoint
 
-    def session(self) -> dict[str, Any]:
-        return self.op.session()
+    def session(self, who: str = "ada") -> dict[str, Any]:
+        return self.op.session(who)
 
     def refreshes(self) -> int:
         calls = self.op.stats()["token_calls"]
@@ -125,12 +125,12 @@ def served(provider: StrictServer) -> Iterator[Server]:
         yield server
 
 
-def cookie_of(tokens: dict[str, Any], *, expires_in: int) -> dict[str, str]:
+def cookie_of(tokens: dict[str, Any], *, expires_in: int, who: str = "ada") -> dict[str, str]:
     """A browser's cookie whose access token, good for 300 s in all, runs out in ``expires_in``."""
     now = time.time()
     auth = IdealAuth(User, secret=SECRET, store=MemoryStore(), cookie_secure=False)
     user = User(
-        id="ada",
+        id=who,
         access_token=tokens["access_token"],
         refresh_token=tokens["refresh_token"],
         expires_at=int(now) + expires_in,
@@ -170,11 +170,15 @@ async def test_200_concurrent_requests_on_4_workers_make_one_call(
 async def test_30_sessions_of_8_requests_make_30_calls_and_never_meet(
     provider: StrictServer, served: Server
 ) -> None:
-    cookies = [cookie_of(provider.session(), expires_in=-1) for _ in range(30)]
+    people = [f"person-{n}" for n in range(30)]
+    cookies = [cookie_of(provider.session(who), expires_in=-1, who=who) for who in people]
     responses = await storm(served, [cookie for cookie in cookies for _ in range(8)])
     assert {response.status_code for response in responses} == {200}
+    assert [response.json()["id"] for response in responses[::8]] == people
     tokens = [response.json()["access_token"] for response in responses]
     each = [set(tokens[n : n + 8]) for n in range(0, 240, 8)]
     assert [len(one) for one in each] == [1] * 30
     assert len(set.union(*each)) == 30
+    if isinstance(provider, Embedded):
+        assert [provider.server.userinfo(token).sub for token in tokens[::8]] == people
     assert (provider.refreshes(), provider.reused()) == (30, 0)

@@ -123,6 +123,13 @@ class TestRedisStore(StoreContract):
         async with store_at(server) as store:
             yield store
 
+    async def size(self, store: RefreshStore) -> int:
+        assert isinstance(store, RedisStore)
+        line = await store._line()
+        size = await line.client.execute_command("DBSIZE")
+        assert isinstance(size, int)
+        return size
+
     async def test_live_records_outlive_a_sweep_and_stale_ones_do_not(
         self, store: RefreshStore, admin: Redis
     ) -> None:

@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,48 @@ from fastapi_ideal_auth import (
     SQLiteStore,
     StoreUnavailable,
 )
-from fastapi_ideal_auth.record import Record, leased
-from fastapi_ideal_auth.stores import sqlite
+from fastapi_ideal_auth.record import (
+    Change,
+    Record,
+    acknowledged,
+    ended,
+    extended,
+    leased,
+    published,
+    rejected,
+    released,
+)
+from fastapi_ideal_auth.stores import Applied, sqlite
 
 from .support import SECRET, User
 
 NOW = 1_800_000_000.0
 RECORD = Record(expires_at=int(NOW) + 100, gen=3, sealed=b"\x00sealed\n\xff", lease="me")
+
+
+def lease(owner: str, now: float = NOW) -> Change:
+    """For half a minute."""
+    return partial(
+        leased,
+        gen=1,
+        presented=0,
+        owner=owner,
+        at=now,
+        now=now,
+        until=now + 30,
+        expires_at=int(NOW) + 100,
+        strict=False,
+    )
+
+
+def publish(gen: int, owner: str = "me") -> Change:
+    sealed = f"generation {gen}".encode()
+    return partial(published, owner=owner, gen=gen, sealed=sealed, expires_at=int(NOW) + 100)
+
+
+def held(applied: Applied) -> str | None:
+    assert applied.after is not None
+    return applied.after.lease
 
 
 class StoreContract:
@@ -70,25 +106,8 @@ class StoreContract:
         assert final.gen == 100
 
     async def test_a_lease_is_taken_once(self, store: RefreshStore) -> None:
-        def take(owner: str) -> object:
-            return store.apply(
-                "k",
-                lambda r: leased(
-                    r,
-                    gen=1,
-                    presented=1,
-                    owner=owner,
-                    at=NOW,
-                    now=NOW,
-                    until=NOW + 30,
-                    expires_at=int(NOW) + 100,
-                    strict=False,
-                ),
-                now=NOW,
-            )
-
-        taken = await asyncio.gather(*(take(str(n)) for n in range(50)))  # type: ignore[call-overload]
-        assert len({applied.after.lease for applied in taken}) == 1
+        taken = await asyncio.gather(*(store.apply("k", lease(str(n)), now=NOW) for n in range(50)))
+        assert len({held(applied) for applied in taken}) == 1
 
     async def test_an_error_in_a_change_changes_nothing(self, store: RefreshStore) -> None:
         await store.apply("k", lambda _: RECORD, now=NOW)
@@ -125,6 +144,74 @@ class StoreContract:
         for n in range(600):
             await store.apply(f"k{n}", lambda _: RECORD, now=NOW)
         assert await self.size(store) == 600
+
+    # -- the rules of the protocol, as they come out of a store ------------------------------------
+
+    async def test_only_the_owner_gives_a_lease_back(self, store: RefreshStore) -> None:
+        await store.apply("k", lease("me"), now=NOW)
+        give_back = partial(released, owner="you", retry_at=NOW)
+        assert held(await store.apply("k", give_back, now=NOW)) == "me"
+        give_back = partial(released, owner="me", retry_at=NOW)
+        assert held(await store.apply("k", give_back, now=NOW)) is None
+
+    async def test_a_lease_ends_by_itself(self, store: RefreshStore) -> None:
+        await store.apply("k", lease("me"), now=NOW)
+        assert held(await store.apply("k", lease("you", NOW + 29), now=NOW + 29)) == "me"
+        assert held(await store.apply("k", lease("you", NOW + 31), now=NOW + 31)) == "you"
+
+    async def test_a_publish_beats_the_lapse_of_its_lease(self, store: RefreshStore) -> None:
+        await store.apply("k", lease("me"), now=NOW)
+        await store.apply("k", lease("you", NOW + 31), now=NOW + 31)
+        _, after = await store.apply("k", publish(2, "me"), now=NOW + 32)
+        assert after is not None
+        assert (after.gen, after.lease) == (2, "you")
+
+    async def test_a_generation_only_grows_and_stays_for_the_life_of_the_session(
+        self, store: RefreshStore
+    ) -> None:
+        for gen in (2, 4, 3, 1, 4):
+            await store.apply("k", publish(gen), now=NOW)
+        _, after = await store.apply("k", lambda r: r, now=NOW + 99)
+        assert after is not None
+        assert (after.gen, after.sealed) == (4, b"generation 4")
+
+    async def test_a_rejection_stays_until_a_publish_overrides_it(
+        self, store: RefreshStore
+    ) -> None:
+        reject = partial(rejected, owner="me", gen=1, expires_at=int(NOW) + 100)
+        await store.apply("k", reject, now=NOW)
+        assert held(await store.apply("k", lease("you"), now=NOW)) is None
+        _, after = await store.apply("k", publish(2), now=NOW)
+        assert after is not None
+        assert (after.gen, after.rejected) == (2, None)
+
+    async def test_a_tombstone_stays_whatever_lands_on_it(self, store: RefreshStore) -> None:
+        await store.apply("k", publish(2), now=NOW)
+        await store.apply("k", partial(ended, expires_at=int(NOW) + 100), now=NOW)
+        for change in (publish(3), lease("me"), partial(extended, expires_at=int(NOW) + 200)):
+            _, after = await store.apply("k", change, now=NOW)
+            assert after is not None
+            assert (after.ended, after.sealed, after.lease) == (True, None, None)
+
+    async def test_what_was_seen_first_is_what_is_kept(self, store: RefreshStore) -> None:
+        await store.apply("k", publish(2), now=NOW)
+        for seconds in (1, 2):
+            change = partial(acknowledged, gen=2, at=NOW + seconds)
+            _, after = await store.apply("k", change, now=NOW + seconds)
+        assert after is not None
+        assert (after.seen, after.seen_at) == (2, pytest.approx(NOW + 1, abs=0.01))
+
+    async def test_a_session_is_one_record_of_the_newest_generation_alone(
+        self, store: RefreshStore
+    ) -> None:
+        sizes: set[int] = set()
+        for gen in range(1, 9):
+            await store.apply("k", lease(f"owner {gen}"), now=NOW)
+            _, after = await store.apply("k", publish(gen, f"owner {gen}"), now=NOW)
+            assert after is not None
+            sizes.add(len(after.to_bytes()))
+        assert len(sizes) == 1
+        assert await self.size(store) == 1
 
     async def size(self, store: RefreshStore) -> int:
         raise NotImplementedError

@@ -20,6 +20,7 @@ import hmac
 import os
 import secrets as _secrets
 from collections.abc import Sequence
+from enum import Enum
 from typing import Final, NamedTuple, Protocol, cast
 
 from cryptography.exceptions import InvalidTag
@@ -51,9 +52,22 @@ def new_secret() -> str:
     return _secrets.token_urlsafe(48)
 
 
+class Failed(Enum):
+    """The check that a seal failed. Whoever holds the secret may know; who sent it never does."""
+
+    FORM = "it has not the form of such a seal: cut off, or of another format"
+    VERSION = "it is of a version this library does not know"
+    KEY = "none of the secrets has its key id"
+    EXPIRED = "it has expired"
+    COMMITMENT = "it was made for another purpose or cookie name, or its salt is damaged"
+    MAC = "no secret gives its MAC: it was changed, or sealed with another secret"
+    CIPHERTEXT = "its ciphertext is damaged"
+
+
 class _Key(NamedTuple):
     id: bytes
     prk: bytes
+    secret: bytes
 
     def __repr__(self) -> str:  # error reporters show local variables
         return f"<key {self.id.hex()}>"
@@ -70,6 +84,11 @@ class KeyRing:
     def __repr__(self) -> str:
         return f"<KeyRing of {len(self._keys)}>"
 
+    @property
+    def secrets(self) -> Sequence[bytes]:
+        """The secrets themselves, for formats that derive their keys in another way."""
+        return [key.secret for key in self._keys]
+
     def seal(self, data: bytes, *, purpose: str, binding: bytes) -> bytes:
         """Seal with the first secret. ``binding``: what else must be the same to open it."""
         key = self._keys[0]
@@ -81,8 +100,8 @@ class KeyRing:
 
     def open(self, sealed: bytes, *, purpose: str, binding: bytes) -> bytes:
         """Open with whichever secret sealed it. Raises `InvalidCookie`, always the same."""
-        data = self._opened(sealed, _context(purpose, binding))
-        if data is None:  # raised out here, so that no chained error tells more
+        data = self.examine(sealed, purpose=purpose, binding=binding)
+        if isinstance(data, Failed):  # raised out here, so that no chained error tells more
             raise InvalidCookie
         return data
 
@@ -91,21 +110,27 @@ class KeyRing:
         nobody can tell, or try, what it names."""
         return [_expanded(key.prk, b"name" + label)[:32].hex() for key in self._keys]
 
-    def _opened(self, sealed: bytes, context: bytes) -> bytes | None:
-        if sealed[:1] != VERSION or len(sealed) < _HEAD + TAG_BYTES:
-            return None
+    def examine(self, sealed: bytes, *, purpose: str, binding: bytes) -> bytes | Failed:
+        """What `open` opens, or the check that failed: for whoever holds the secret."""
+        if len(sealed) < _HEAD + TAG_BYTES:
+            return Failed.FORM
+        if sealed[:1] != VERSION:
+            return Failed.VERSION
+        context = _context(purpose, binding)
         key_id = sealed[1:_SALT_AT]
         salt = sealed[_SALT_AT:_COMMITMENT_AT]
+        failed = Failed.KEY
         for key in self._keys:
             if key.id != key_id:
                 continue
+            failed = Failed.COMMITMENT
             message_key, commitment = _derived(key, context, salt)
             if hmac.compare_digest(commitment, sealed[_COMMITMENT_AT:_HEAD]):
                 try:
                     return AESGCM(message_key).decrypt(_NONCE, sealed[_HEAD:], context)
                 except InvalidTag:
-                    return None
-        return None
+                    return Failed.CIPHERTEXT
+        return failed
 
 
 def _given(secret: object) -> Sequence[object]:
@@ -138,8 +163,9 @@ def _checked(secret: object) -> str:
 
 
 def _key(secret: str) -> _Key:
-    prk = hmac.digest(_LABEL, secret.encode("utf-8", "surrogatepass"), "sha512")  # HKDF-Extract
-    return _Key(_expanded(prk, b"key id")[:KEY_ID_BYTES], prk)
+    data = secret.encode("utf-8", "surrogatepass")
+    prk = hmac.digest(_LABEL, data, "sha512")  # HKDF-Extract
+    return _Key(_expanded(prk, b"key id")[:KEY_ID_BYTES], prk, data)
 
 
 def _expanded(prk: bytes, info: bytes) -> bytes:

@@ -12,6 +12,7 @@ from fastapi_ideal_auth import MemoryStore, RedisStore, RefreshStore, SQLiteStor
 from .processes import redis_server
 from .providers.canaille_server import canaille_server as canaille_server
 from .providers.harness import oidc_server as oidc_server
+from .providers.iron_node import node_iron as node_iron
 from .support import World
 
 # No test measures time, on a busy machine least of all; and a failure comes back the same.

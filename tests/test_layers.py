@@ -19,6 +19,7 @@ CORE = [
     "bearer",
     "user",
     "seal",
+    "iron",
     "packing",
     "jose",
     "cookies",

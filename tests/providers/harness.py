@@ -264,10 +264,11 @@ def require_node() -> str:
     return node
 
 
-def installed() -> Path:
-    """Return the directory whose node_modules holds the provider, installing it if need be."""
-    manifest = (HERE / "package.json").read_bytes()
-    root = _cache() / f"oidc-provider-{hashlib.sha256(manifest).hexdigest()[:12]}"
+def installed(package: Path = HERE, name: str = "oidc-provider") -> Path:
+    """Return a directory whose node_modules holds what ``package`` names, installing it if need
+    be; by default the provider."""
+    manifest = (package / "package.json").read_bytes()
+    root = _cache() / f"{name}-{hashlib.sha256(manifest).hexdigest()[:12]}"
     root.mkdir(parents=True, exist_ok=True)
     with (root / "lock").open("w") as lock:
         # Two test runs may begin at once; the second waits and finds the work done.

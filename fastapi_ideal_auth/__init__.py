@@ -21,6 +21,7 @@ from .oauth import TokenResponse
 from .openid import OpenIDProvider
 from .provider import OAuth2Provider, Provider
 from .seal import AESGCMSealer
+from .sealers import IronSealer
 from .session import Session
 from .stores import MemoryStore, RefreshStore, SQLiteStore
 from .user import SessionUser
@@ -48,6 +49,7 @@ __all__ = [
     "IdealAuth",
     "IdentityRejected",
     "InvalidCookie",
+    "IronSealer",
     "MemoryStore",
     "OAuth2Provider",
     "OpenIDProvider",

@@ -7,13 +7,21 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
 from .client import OAuthClient
-from .cookies import WARN_BYTES, CookieSettings, Presented, candidates, set_lines
+from .cookies import (
+    WARN_BYTES,
+    CookieSettings,
+    Presented,
+    SameSite,
+    candidates,
+    replaceable,
+    set_lines,
+)
 from .dependencies import CurrentSession, FreshUser, OptionalUser, UserOrLogin
 from .endings import Endings
 from .errors import (
@@ -34,7 +42,8 @@ from .openapi import RESPONSES, attach
 from .origin import CrossOriginGuard, checked_origin
 from .provider import Provider
 from .rotation import LONGEST_PROVIDER_TIMEOUT, PROVIDER_TIMEOUT, Ask, Revoke, Rotation, Timing
-from .seal import AESGCMSealer, KeyRing, Sealer
+from .seal import KeyRing
+from .sealers import AnySealer, Format, bound, checked, prefixed
 from .session import Session
 from .stores import MemoryStore, RefreshStore, SQLiteStore
 from .telemetry import OnEvent, Telemetry
@@ -54,8 +63,13 @@ RefreshFunction = Callable[[str], Awaitable[TokenResponse | None]]
 ValidateSession = Callable[[Session[U]], bool | Awaitable[bool]]
 UserFromClaims = Callable[[Mapping[str, Any], TokenResponse], Any]
 
-SESSION: Final = "session"
-"""The purpose under which session cookies are sealed."""
+
+class _Attributes(TypedDict):
+    name: str
+    secure: bool
+    samesite: SameSite
+    domain: str | None
+    path: str
 
 
 class IdealAuth(Generic[U]):
@@ -74,10 +88,12 @@ class IdealAuth(Generic[U]):
         Where workers meet to refresh. ``None``: `SQLiteStore`, or `MemoryStore` with a warning
         where no file can be written.
     ``sealer``
-        How the cookie is sealed; ``None``: `AESGCMSealer`.
+        How the cookie is sealed; ``None``: `AESGCMSealer`. `IronSealer`: as iron-session and
+        ideal-auth do it. A sequence: the first seals, all open.
     ``cookie_name``, ``cookie_secure``, ``cookie_samesite``, ``cookie_domain``, ``cookie_path``
         The cookie's attributes. ``auth.cookie_name`` is the name on the wire: ``__Host-`` and the
-        name, when secure, with path ``/`` and without a domain.
+        name, when secure, with path ``/`` and without a domain; with an `IronSealer` that seals,
+        the name as it is.
     ``max_age``, ``remember_max_age``
         Seconds a session lives after sign-in, a refresh or a ``touch``: by default, and with
         ``remember=True``.
@@ -132,7 +148,7 @@ class IdealAuth(Generic[U]):
         secret: str | Sequence[str],
         provider: Provider | RefreshFunction | None = None,
         store: RefreshStore | None = None,
-        sealer: AESGCMSealer | None = None,
+        sealer: AnySealer | Sequence[AnySealer] | None = None,
         cookie_name: str = "ideal_session",
         cookie_secure: bool = True,
         cookie_samesite: Literal["lax", "strict", "none"] = "lax",
@@ -169,14 +185,19 @@ class IdealAuth(Generic[U]):
         self.codec = Codec(user_model)
         self.user_model = user_model
         self.ring = KeyRing(secret)
-        self.cookies = CookieSettings.of(
+        sealers = checked(sealer)
+        attributes = _Attributes(
             name=cookie_name,
             secure=cookie_secure,
             samesite=cookie_samesite,
             domain=cookie_domain,
             path=cookie_path,
         )
+        self.cookies = CookieSettings.of(**attributes, prefixes=[prefixed(s) for s in sealers])
         self.cookie_name = self.cookies.name
+        # What is not the session's cookie is named and bound by this, whichever sealer is first:
+        # hosts before and after a move meet in it.
+        self.native_name = CookieSettings.of(**attributes).name
         self.scheme_name = cookie_name
         # Its own for each object: a mounted app may have a session of the same cookie name.
         self.scope_key = f"fastapi_ideal_auth.{self.cookie_name}.{id(self):x}"
@@ -200,7 +221,17 @@ class IdealAuth(Generic[U]):
         self.resources = asked.resources
         self.store = _default_store() if store is None else _checked_store(store)
         self.timing = Timing(clock, refresh_buffer, _timeout(provider))
-        self._sealer: Sealer = (sealer or AESGCMSealer()).bind(self.ring)
+        self._formats: list[Format[U]] = [
+            bound(
+                each,
+                ring=self.ring,
+                codec=self.codec,
+                lifetimes=self.lifetimes,
+                cookie_name=cookie_name,
+                native_name=self.native_name,
+            )
+            for each in sealers
+        ]
         self._warned = False
         guarded = GuardedStore(self.store, clock)
         self.rotation: Rotation[U] = Rotation(
@@ -211,7 +242,7 @@ class IdealAuth(Generic[U]):
             endings=Endings(
                 store=guarded,
                 ring=self.ring,
-                cookie_name=self.cookie_name,
+                cookie_name=self.native_name,
                 lifetimes=self.lifetimes,
                 clock=clock,
                 every=check_ended_every,
@@ -311,10 +342,8 @@ class IdealAuth(Generic[U]):
         """The newest live session among the cookies of a request; ``None`` if none opens."""
         newest: Generation[U] | None = None
         for value in candidates(cookies):
-            try:
-                data = self._sealer.open(value, purpose=SESSION, name=self.cookie_name)
-                generation = self.codec.unpack(data)
-            except InvalidCookie:
+            generation = self._unsealed(value, now)
+            if generation is None:
                 continue
             # A bare cookie and a cut one may both be there: of two sessions the later sign-in
             # counts, of one session the newer generation.
@@ -325,21 +354,45 @@ class IdealAuth(Generic[U]):
                 newest = generation
             if value is not cookies.bare:
                 break  # the longest run that opens is the cut one
-        return newest
+        if cookies.also is None:
+            return newest
+        other = self.opened(cookies.also, now=now)
+        found = [each for each in (newest, other) if each is not None]
+        return max(found, key=lambda each: (each.issued_at, each.gen), default=None)
+
+    def _unsealed(self, value: str, now: float) -> Generation[U] | None:
+        for each in self._formats:
+            try:
+                return each.open(value, now=now)
+            except InvalidCookie:
+                continue
+        return None
+
+    def check(self, user: U) -> None:
+        """Refuse a user that would not come back from its cookie, or from the store, as it went in.
+
+        Raises `ConfigurationError` that names the fields.
+        """
+        for codec in {self.codec, self._formats[0].codec}:
+            codec.check(user)
 
     def cookie_lines(
         self, generation: Generation[U], presented: Presented, *, now: float
     ) -> list[str]:
         """The Set-Cookie lines of ``generation``. Raises `CookieTooLarge` with the sizes."""
-        data = self.codec.pack(generation, tokens=not self.tokens_in_store)
-        value = self._sealer.seal(data, purpose=SESSION, name=self.cookie_name)
+        value = self._formats[0].seal(
+            generation,
+            tokens=not self.tokens_in_store,
+            replaced=replaceable(presented),
+            now=now,
+        )
         max_age = cookie_max_age(generation, now=now)
         try:
             lines = set_lines(value, self.cookies, presented, max_age=max_age)
         except CookieTooLarge:
             lines = None
         if lines is None:
-            sizes = self.codec.sizes(generation)
+            sizes = self._formats[0].codec.sizes(generation)
             raise CookieTooLarge(
                 f"the session does not fit the {4 * 4096} bytes a cookie may take in four parts "
                 f"(bytes by field: {_told(sizes)}); store less in {self.user_model.__name__}, or "
@@ -358,7 +411,7 @@ class IdealAuth(Generic[U]):
                 'refuse it: raise their limit, or set tokens="store" (nginx: proxy_buffer_size 16k '
                 "and large_client_header_buffers 4 16k; node: --max-http-header-size)",
                 size,
-                _told(self.codec.sizes(generation)),
+                _told(self._formats[0].codec.sizes(generation)),
             )
 
 

@@ -8,8 +8,8 @@ whatever run of chunks opens, and that is for the caller to try.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from .errors import ConfigurationError, CookieTooLarge
@@ -44,6 +44,8 @@ class CookieSettings:
     path: str
     encoded: bytes
     """``name`` as bytes, as the request has it."""
+    also: bytes | None = None
+    """Another name that a session may still come under; none is set under it."""
 
     @classmethod
     def of(
@@ -54,12 +56,18 @@ class CookieSettings:
         samesite: SameSite = "lax",
         domain: str | None = None,
         path: str = "/",
+        prefixes: Sequence[bool] = (True,),
     ) -> CookieSettings:
-        """Raises `ConfigurationError` for attributes that browsers refuse."""
+        """``prefixes``: whether ``__Host-`` comes before the name, for the session that is written
+        and then for others that are read too. Raises `ConfigurationError` for attributes that
+        browsers refuse."""
         _check(name, secure=secure, samesite=samesite, domain=domain, path=path)
         # __Host- (RFC 6265bis §4.1.3.2): no other host and no plain-http page can set it.
-        final = f"__Host-{name}" if secure and domain is None and path == "/" else name
-        return cls(final, secure, samesite, domain, path, final.encode("ascii"))
+        can = secure and domain is None and path == "/"
+        names = [f"__Host-{name}" if can and wanted else name for wanted in prefixes]
+        encoded, *others = dict.fromkeys(each.encode("ascii") for each in names)
+        also = others[0] if others else None
+        return cls(names[0], secure, samesite, domain, path, encoded, also)
 
 
 def _check(name: object, *, secure: object, samesite: object, domain: object, path: object) -> None:
@@ -107,6 +115,8 @@ class Presented:
     """The unbroken run 0, 1, 2 …"""
     names: tuple[str, ...] = ()
     """Every name of ours that is present, for clearing."""
+    also: Presented | None = None
+    """What it carries under the other name (`CookieSettings.also`); ``names`` has its names too."""
 
     def __bool__(self) -> bool:
         return bool(self.names)
@@ -121,7 +131,14 @@ def read(header: bytes | str | None, settings: CookieSettings) -> Presented:
     if not header:
         return _NOTHING
     data = header.encode("latin-1", "replace") if isinstance(header, str) else header
-    name = settings.encoded
+    found = _read(data, settings.encoded)
+    if settings.also is None:
+        return found
+    other = _read(data, settings.also)
+    return replace(found, names=found.names + other.names, also=other) if other else found
+
+
+def _read(data: bytes, name: bytes) -> Presented:
     if name not in data:
         return _NOTHING
     found: dict[bytes, str] = {}
@@ -164,6 +181,13 @@ def candidates(presented: Presented) -> Iterator[str]:
         yield presented.bare
     for end in range(len(presented.chunks), 0, -1):
         yield "".join(presented.chunks[:end])
+
+
+def replaceable(presented: Presented) -> Iterator[str]:
+    """Values of which one may be the cookie that a response replaces, under either name."""
+    yield from candidates(presented)
+    if presented.also is not None:
+        yield from candidates(presented.also)
 
 
 # -- writing --------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ U = TypeVar("U", bound=SessionUser)
 
 _random_bytes = os.urandom
 
-_LAST: Final = 0xFFFF_FFFF
+LATEST: Final = 0xFFFF_FFFF
 """Unix seconds in 32 bits reach until 2106; a longer ``max_age`` ends there."""
 
 SID_BYTES: Final = 16
@@ -111,7 +111,7 @@ def begin(
     """The first generation of a new session, with an id nobody has seen (no session fixation)."""
     at = int(now)
     absolute = lifetimes.absolute_max_age
-    deadline = None if absolute is None else min(at + absolute, _LAST)
+    deadline = None if absolute is None else min(at + absolute, LATEST)
     begun = Generation(
         sid=_random_bytes(SID_BYTES),
         gen=1,
@@ -175,7 +175,7 @@ def touched(old: Generation[U], *, now: float, lifetimes: Lifetimes) -> Generati
 
 def lasting(generation: Generation[U], *, until: int) -> Generation[U]:
     """The same, good until then: never beyond its absolute deadline, nor beyond its tokens."""
-    ends = [until, _LAST if generation.deadline is None else generation.deadline]
+    ends = [until, LATEST if generation.deadline is None else generation.deadline]
     if generation.refresh_until is not None:
         # Past both the session is one that nobody can use: its cookie may as well go.
         ends.append(max(generation.refresh_until, generation.user.expires_at or 0))
@@ -183,7 +183,7 @@ def lasting(generation: Generation[U], *, until: int) -> Generation[U]:
 
 
 def _after(at: int, seconds: int | None) -> int | None:
-    return None if seconds is None else min(at + seconds, _LAST)
+    return None if seconds is None else min(at + seconds, LATEST)
 
 
 def _is_good(token: ResourceToken, at: int) -> bool:

@@ -188,11 +188,11 @@ async def _authorization_request(provider: OAuthClient, attempt: _Attempt) -> st
 
 
 def _attempt_name(auth: IdealAuth[Any], state: str) -> str:
-    return f"{auth.cookie_name}-login-{state[:8]}"
+    return f"{auth.native_name}-login-{state[:8]}"
 
 
 def _open_attempts(auth: IdealAuth[Any], request: Request) -> list[str]:
-    prefix = f"{auth.cookie_name}-login-"
+    prefix = f"{auth.native_name}-login-"
     return [name for name in request.cookies if name.startswith(prefix)]
 
 

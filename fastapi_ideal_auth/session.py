@@ -196,7 +196,7 @@ class Session(Generic[U]):
                 "login() after the response has started: its headers are gone, so the browser "
                 "cannot get the cookie; sign in before the first byte (or before accept())"
             )
-        auth.codec.check(user)
+        auth.check(user)
         now = auth.clock()
         begun = begin(
             user.model_copy(deep=True),

@@ -62,7 +62,7 @@ def login(client: Client, auth: IdealAuth[U], user: U, *, remember: bool | None 
             f"the session cookie is Secure, so a client of {url} never sends it: use "
             f"TestClient(app, base_url='https://testserver'), or IdealAuth(cookie_secure=False)"
         )
-    auth.codec.check(user)
+    auth.check(user)
     now = auth.clock()
     generation = begin(user, now=now, remember=remember, lifetimes=auth.lifetimes)
     present = "; ".join(f"{cookie.name}={cookie.value}" for cookie in client.cookies.jar)

@@ -30,6 +30,8 @@ CORE = [
     "idtoken",
     "proof",
     "generation",
+    "payload",
+    "sealers",
     "refresh",
     "record",
     "notices",

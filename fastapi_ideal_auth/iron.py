@@ -110,6 +110,12 @@ def password_id(text: str) -> str | None:
     return None if found is None else found[2]
 
 
+def expiry(text: str) -> int | None:
+    """When a seal of this format ends, in Unix milliseconds; ``None``: never."""
+    found = _SEAL.fullmatch(text.partition("~")[0])
+    return None if found is None or found[6] is None else int(found[6])
+
+
 def _derived(secret: bytes, salt: str) -> bytes:
     # One iteration and SHA-1 are the format's; a secret of full entropy needs no more.
     return hashlib.pbkdf2_hmac("sha1", secret, salt.encode("ascii"), 1, 32)

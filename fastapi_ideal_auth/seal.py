@@ -89,6 +89,11 @@ class KeyRing:
         """The secrets themselves, for formats that derive their keys in another way."""
         return [key.secret for key in self._keys]
 
+    @property
+    def key_ids(self) -> Sequence[bytes]:
+        """What the native seal calls them."""
+        return [key.id for key in self._keys]
+
     def seal(self, data: bytes, *, purpose: str, binding: bytes) -> bytes:
         """Seal with the first secret. ``binding``: what else must be the same to open it."""
         key = self._keys[0]

@@ -32,6 +32,7 @@ CORE = [
     "generation",
     "payload",
     "sealers",
+    "inspection",
     "refresh",
     "record",
     "notices",

@@ -288,13 +288,13 @@ class Session(Generic[U]):
     async def _load(self) -> None:
         """Open the cookie and let the application's own check see the session, once a request."""
         self._open()
-        if self._checked:
-            return
-        self._checked = True  # first: the check may ask for the user itself
-        if self._generation is not None:
+        if self._generation is not None and not self._checked:
             await self._look(self._generation)
         if self._generation is not None and not self._generation.complete:
             await self._complete(self._generation)
+        if self._checked:
+            return
+        self._checked = True  # first: the check may ask for the user itself
         validate = self._auth.validate_session
         if validate is None or self._generation is None:
             return
@@ -327,7 +327,6 @@ class Session(Generic[U]):
         try:
             held = await self._auth.rotation.completed(carried, at=self._at)
         except StoreUnavailable:
-            self._checked = False
             held = carried
         if held is carried:
             raise self._error(503, TRY_LATER, {"Retry-After": "5"})

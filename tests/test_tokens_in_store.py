@@ -1,5 +1,6 @@
 """``tokens="store"``: a small cookie, the same protocol, and the tokens where every worker is."""
 
+import asyncio
 import base64
 import os
 from collections.abc import Iterator
@@ -9,9 +10,16 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import Depends
+from fastapi import Depends, FastAPI, Request
 
-from fastapi_ideal_auth import MemoryStore, RefreshStore, Session, StoreUnavailable, TokenResponse
+from fastapi_ideal_auth import (
+    MemoryStore,
+    RefreshStore,
+    Session,
+    SQLiteStore,
+    StoreUnavailable,
+    TokenResponse,
+)
 from fastapi_ideal_auth.record import Change
 from fastapi_ideal_auth.stores import Applied
 from fastapi_ideal_auth.testing import login
@@ -264,6 +272,58 @@ async def test_a_cookie_does_not_lead_to_tokens_that_the_store_has_not_taken(
     assert browser.jar != first
     assert len(found) == 1
     assert browser.provider.reused == 0
+
+
+async def test_two_who_ask_for_one_request_at_once_both_get_the_tokens() -> None:
+    world = World(store=SQLiteStore(), tokens="store")
+    world.sign_in()
+    auth = world.another_auth(tokens="store")
+    app = FastAPI()
+    auth.install(app)
+
+    @app.get("/token")
+    async def route(request: Request) -> list[str]:
+        users = await asyncio.gather(*(auth.fresh_user(request) for _ in range(3)))
+        return [user.access_token for user in users]
+
+    transport = httpx.ASGITransport(app)
+    headers = {"cookie": f"{world.auth.cookie_name}={world.cookie}"}
+    async with httpx.AsyncClient(transport=transport, base_url="https://testserver") as client:
+        found = (await client.get("/token", headers=headers)).json()
+    await world.store.aclose()
+    assert len(found) == 3
+    assert all(map(world.wire.provider.is_alive, found))
+
+
+async def test_a_look_for_the_tokens_that_was_given_up_leaves_nobody_half_signed_in() -> None:
+    """A route that allows the session a moment only, and asks again."""
+    gate = asyncio.Event()
+
+    class SlowStore(CountingStore):
+        async def apply(self, key: str, change: Change, *, now: float) -> Applied:
+            await gate.wait()
+            return await super().apply(key, change, now=now)
+
+    store = MemoryStore()
+    world = World(store=store, tokens="store")
+    world.sign_in()
+    auth = world.another_auth(tokens="store", store=SlowStore(store))
+    app = FastAPI()
+    auth.install(app)
+
+    @app.get("/token")
+    async def route(request: Request) -> str | None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(auth.optional_user(request), 0.01)
+        gate.set()
+        user = await auth.optional_user(request)
+        return None if user is None else user.access_token
+
+    transport = httpx.ASGITransport(app)
+    headers = {"cookie": f"{world.auth.cookie_name}={world.cookie}"}
+    async with httpx.AsyncClient(transport=transport, base_url="https://testserver") as client:
+        response = await client.get("/token", headers=headers)
+    assert world.wire.provider.is_alive(response.json())
 
 
 # -- behind a stock nginx -------------------------------------------------------------------------

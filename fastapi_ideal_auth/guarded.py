@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from .errors import StoreUnavailable
@@ -33,6 +34,12 @@ class GuardedStore:
     async def look(self, keys: Sequence[str]) -> list[Record | None]:
         """Read records. Raises `StoreUnavailable` for whatever goes wrong."""
         return await _guarded(self.store.look(keys, now=self._clock()))
+
+    async def wait(self, key: str, *, timeout: float) -> None:
+        """Return when the record may have changed; soon enough, though the store wake nobody."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STORE_TIMEOUT):
+                await self.store.wait(key, timeout=timeout)
 
 
 async def _guarded(work: Awaitable[T]) -> T:

@@ -454,7 +454,7 @@ class Rotation(Generic[U]):
                 return Result(Answer.KNOWN_DEAD)
             if meaning is Says.WAIT:
                 waited = True
-                await store.store.wait(key_of(base.sid), timeout=max(0.0, after.lease_until - now))
+                await store.wait(key_of(base.sid), timeout=max(0.0, after.lease_until - now))
                 continue
             if judge:
                 self._watch_for_replay(before, wanted)

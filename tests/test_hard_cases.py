@@ -102,6 +102,23 @@ async def test_a_store_that_hangs_at_sign_out_does_not_hang_the_sign_out(
     assert len(cluster.provider.revoked) == 1
 
 
+async def test_a_store_that_wakes_nobody_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flight would wait for ever, and whoever came later would join it."""
+    monkeypatch.setattr("fastapi_ideal_auth.guarded.STORE_TIMEOUT", 0.05)
+
+    class DeafStore(CountingStore):
+        async def wait(self, key: str, *, timeout: float) -> None:
+            await asyncio.Event().wait()
+
+    cluster = Cluster(DeafStore(), latency=0.1)
+    cookie = cluster.cookie()
+    cluster.clock.advance(EXPIRED)
+    leader = asyncio.create_task(cluster.request(cookie, 0))
+    await asyncio.sleep(0.05)
+    waiter = await asyncio.wait_for(cluster.request(cookie, 1), 2)
+    assert token(waiter) == token(await leader)
+
+
 async def test_a_client_that_goes_away_does_not_undo_its_sign_out() -> None:
     store = FaultyStore("ended")
     store.gate = asyncio.Event()

@@ -40,4 +40,5 @@ class Event:
     generation: int | None = None
     """The generation it is about."""
     seconds: float | None = None
-    """How long it took, where that means anything."""
+    """How long it took: asking the provider and writing down the answer, or waiting for another
+    who did. ``None`` where nobody was asked."""

@@ -226,6 +226,7 @@ class Rotation(Generic[U]):
             return Result(Answer.MISCONFIGURED, retry_at=refused_until)
         flight, began = self._joined(wanted)
         loop = asyncio.get_running_loop()
+        joined_at = loop.time()
         if token is Token.DUE:
             # Counted from the flight's start: the present token is good, and a provider that
             # hangs must not hold up every request of the buffer for the same seconds again.
@@ -237,7 +238,7 @@ class Rotation(Generic[U]):
             return Result(Answer.UNAVAILABLE, retry_at=self._timing.clock() + 1)
         result = flight.task.result()
         if result.answer is Answer.TOKENS and not began:
-            self._tell(EventKind.JOINED, sid, result.generation)
+            self._tell(EventKind.JOINED, sid, result.generation, loop.time() - joined_at)
         if result.answer is Answer.REJECTED and not began:
             # One request clears the cookie: the one that asked.
             return result._replace(answer=Answer.KNOWN_DEAD)
@@ -428,6 +429,7 @@ class Rotation(Generic[U]):
 
     async def _flight(self, wanted: Wanted[U], owner: str, store: GuardedStore) -> Result[U]:
         base = wanted.generation
+        began = asyncio.get_running_loop().time()
         waited, judge, looked = False, wanted.judge, False
         while True:
             now = self._timing.clock()
@@ -475,8 +477,10 @@ class Rotation(Generic[U]):
                     self._remember(newest)
                     waited = waited and _is_answer(newest, base, wanted.resource)
                     if waited or self._serves(newest, wanted.resource):
-                        kind = EventKind.JOINED if waited else EventKind.HANDED_OVER
-                        self._tell(kind, newest.sid, newest)
+                        if waited:
+                            self._tell(EventKind.JOINED, newest.sid, newest, _since(began))
+                        else:
+                            self._tell(EventKind.HANDED_OVER, newest.sid, newest)
                         return Result(Answer.TOKENS, newest)
                     base = newest
                 case Says.ENDED | Says.REJECTED:
@@ -532,19 +536,18 @@ class Rotation(Generic[U]):
                 failure = error.with_traceback(None)  # its frames hold the refresh token
                 in_doubt = isinstance(error, ProviderUnavailable) and error.in_doubt
                 if in_doubt:
-                    self._tell(EventKind.IN_DOUBT, base.sid, base)
+                    self._tell(EventKind.IN_DOUBT, base.sid, base, _since(began))
                 if in_doubt and attempt == 1:
                     continue
                 break
             else:
                 result = await self._publish(base, newer, owner, store)
                 if result.answer is Answer.TOKENS:
-                    seconds = asyncio.get_running_loop().time() - began
-                    self._tell(EventKind.REFRESHED, base.sid, result.generation, seconds)
+                    self._tell(EventKind.REFRESHED, base.sid, result.generation, _since(began))
                 return result
         if resource is not None and not _is_passing(failure):
             return await self._refused(base, failure, owner, store, resource)
-        return await self._failed(base, failure, owner, store)
+        return await self._failed(base, failure, owner, store, began)
 
     async def _asked(self, base: Generation[U], resource: str | None) -> TokenResponse:
         assert base.user.refresh_token is not None  # the caller looked
@@ -651,14 +654,19 @@ class Rotation(Generic[U]):
         return Result(Answer.TOKENS, newer)
 
     async def _failed(
-        self, base: Generation[U], failure: ProviderError | None, owner: str, store: GuardedStore
+        self,
+        base: Generation[U],
+        failure: ProviderError | None,
+        owner: str,
+        store: GuardedStore,
+        began: float,
     ) -> Result[U]:
         now = self._timing.clock()
         match failure:
             case RefreshRejected():
-                return await self._rejected(base, owner, store)
+                return await self._rejected(base, owner, store, began)
             case ProviderUnavailable(refused=True) if self._expired(base):
-                return await self._rejected(base, owner, store)
+                return await self._rejected(base, owner, store, began)
             case ProviderMisconfigured():
                 self._complain(_told(failure, base), now)
                 result: Result[U] = Result(
@@ -668,7 +676,7 @@ class Rotation(Generic[U]):
                 result = Result(Answer.UNAVAILABLE, retry_at=now + min(pause, LONGEST_COOL_OFF))
             case _:
                 result = Result(Answer.UNAVAILABLE, retry_at=now + COOL_OFF)
-        self._tell(EventKind.UNAVAILABLE, base.sid, base)
+        self._tell(EventKind.UNAVAILABLE, base.sid, base, _since(began))
         if result.answer is Answer.UNAVAILABLE:
             log.warning("session %s was not refreshed: %s", label(base.sid), _told(failure, base))
         try:
@@ -712,7 +720,9 @@ class Rotation(Generic[U]):
         newest = self._opened(after, base)
         return None if newest is None else Result(Answer.TOKENS, newest)
 
-    async def _rejected(self, base: Generation[U], owner: str, store: GuardedStore) -> Result[U]:
+    async def _rejected(
+        self, base: Generation[U], owner: str, store: GuardedStore, began: float
+    ) -> Result[U]:
         """Believe it after one more look: a newer generation may have come meanwhile."""
         change = partial(
             rec.rejected, owner=owner, gen=base.gen, expires_at=self._tombstone_until(base)
@@ -723,7 +733,7 @@ class Rotation(Generic[U]):
             return overtaken
         if before is not None and rec.is_dead(before, base.gen):
             return Result(Answer.KNOWN_DEAD)  # another was told and clears; our lease had lapsed
-        self._tell(EventKind.REJECTED, base.sid, base)
+        self._tell(EventKind.REJECTED, base.sid, base, _since(began))
         log.info("session %s: the provider rejected its refresh token", label(base.sid))
         return Result(Answer.REJECTED, base)
 
@@ -880,6 +890,10 @@ def _as_long_as(other: Generation[U], generation: Generation[U]) -> Generation[U
     if other.expires_at <= generation.expires_at:
         return generation
     return lasting(generation, until=other.expires_at)
+
+
+def _since(began: float) -> float:
+    return asyncio.get_running_loop().time() - began
 
 
 def _told(error: ProviderError | None, base: Generation[Any]) -> str:

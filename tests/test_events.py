@@ -13,6 +13,7 @@ from fastapi_ideal_auth import (
     EventKind,
     MemoryStore,
     ProviderUnavailable,
+    RefreshRejected,
     StoreUnavailable,
 )
 
@@ -77,6 +78,23 @@ async def test_in_doubt_unavailable_and_rejected(cluster: Cluster, events: list[
     cluster.provider.lose_next_answer()
     await cluster.request(cookie)
     assert kinds(events) == ["in doubt", "rejected"]
+
+
+async def test_what_took_time_is_told_with_it(cluster: Cluster, events: list[Event]) -> None:
+    cookie = cluster.cookie()
+    cluster.provider.latency = 0.02
+    cluster.clock.advance(EXPIRED)
+    await asyncio.gather(*(cluster.request(cookie, n) for n in (0, 0, 1)))
+    cluster.clock.advance(EXPIRED)
+    cluster.provider.fail_next(ProviderUnavailable(in_doubt=True), times=2)
+    await cluster.request(cookie)
+    cluster.clock.advance(5)
+    cluster.provider.fail_next(RefreshRejected())
+    await cluster.request(cookie)
+    seconds = {event.kind.value: event.seconds for event in events}
+    assert seconds.keys() == {"refreshed", "joined", "in doubt", "unavailable", "rejected"}
+    assert all(took is not None and took >= 0 for took in seconds.values())
+    assert min(event.seconds or 0 for event in events if event.kind is EventKind.JOINED) > 0.01
 
 
 async def test_replayed(cluster: Cluster, events: list[Event]) -> None:

@@ -357,9 +357,9 @@ class OAuthClient:
     def dpop_auth(self, access_token: str, *hosts: str) -> BoundToken:
         """An ``httpx.Auth`` that sends a DPoP-bound access token to ``hosts``, and nowhere else.
 
-        ``hosts``: ``api.example``, or ``api.example:8443`` for another port than 443. A resource
-        server's nonce is used and one request repeated for it (RFC 9449 §9). Works with
-        ``httpx2.AsyncClient`` too. Raises `ConfigurationError` without ``dpop_key``.
+        As ``user.bearer(*hosts)`` is for a token that is not bound. A resource server's nonce is
+        used, and one request repeated for it (RFC 9449 §9). Works with ``httpx2.AsyncClient`` too.
+        Raises `ConfigurationError` without ``dpop_key``.
         """
         key = self._dpop_key
         if key is None:

@@ -106,15 +106,20 @@ def _verify_key(value: object) -> VerifyKey | None:
 
 
 def _imported(data: dict[str, Any]) -> Key | None:
-    from joserfc.jwk import JWKRegistry, RSAKey
+    from joserfc.jwk import JWKRegistry
 
     try:
         key = JWKRegistry.import_key(data)
-        if isinstance(key, RSAKey) and key.raw_value.key_size < 2048:
-            return None
     except Exception:  # whatever a stranger's JSON makes a parser raise
         return None
-    return key
+    return None if _is_weak(key) else key
+
+
+def _is_weak(key: Key) -> bool:
+    """RFC 7518 §3.3: 2048 bits or more. joserfc only warns."""
+    from joserfc.jwk import RSAKey
+
+    return isinstance(key, RSAKey) and key.raw_value.key_size < 2048
 
 
 def _text(value: object) -> str | None:
@@ -293,7 +298,7 @@ def read_signing_key(
     if key is None or key.key_type not in types:
         raise ConfigurationError(
             f"{name} is a private key of type {' or '.join(sorted(types))}, as PEM or as a JWK; "
-            f"an encrypted one must be decrypted first"
+            f"an encrypted one must be decrypted first, and an RSA key has 2048 bits or more"
         )
     jwk = cast("dict[str, Any]", key.as_dict(private=False))
     wanted = alg or _text(jwk.get("alg")) or _CURVES.get(str(jwk.get("crv")), "RS256")
@@ -327,7 +332,7 @@ def _private_key(value: object) -> Key | None:
             found = [key for kind in (RSAKey, ECKey, OKPKey) if (key := _from_pem(kind, value))]
         else:
             found = []
-        return next((key for key in found if key.is_private), None)
+        return next((key for key in found if key.is_private and not _is_weak(key)), None)
     except Exception:  # its message, or its chain, may hold the key
         return None
 

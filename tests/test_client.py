@@ -21,6 +21,7 @@ from fastapi_ideal_auth import (
     ProviderUnavailable,
     RefreshRejected,
 )
+from fastapi_ideal_auth.client import Deadline
 from fastapi_ideal_auth.errors import ProviderError
 from fastapi_ideal_auth.oauth import asks_for_nonce, code_challenge, judge_pushed_request
 
@@ -516,9 +517,10 @@ async def test_a_body_that_is_streamed_can_be_sent_again(server: OpenIDServer, a
 async def test_the_token_goes_to_no_other_host(server: OpenIDServer, api: API, url: str) -> None:
     auth = openid(server, dpop_key=private(DPOP)).dpop_auth("at-planted", "api.example")
     async with api.client() as client:
-        with pytest.raises(ConfigurationError, match="may not go to"):
+        with pytest.raises(ConfigurationError, match="may not go to") as caught:
             await client.get(url, auth=auth)
-    assert not api.requests
+    assert api.requests == []
+    assert "at-planted" not in told(caught.value)
 
 
 async def test_a_redirect_takes_no_token_along(server: OpenIDServer, api: API) -> None:
@@ -527,6 +529,23 @@ async def test_a_redirect_takes_no_token_along(server: OpenIDServer, api: API) -
         response = await client.get("https://api.example/away", auth=auth)
     assert str(response.url) == "https://evil.example/"
     assert [r.headers.get("authorization") for r in api.requests] == ["DPoP at-planted", None]
+
+
+async def test_another_host_has_no_say_in_the_nonce(server: OpenIDServer, api: API) -> None:
+    """Where a redirect led, what is said there is not for the API's next proof."""
+
+    def answer(request: Any) -> Any:
+        if request.url.host == "evil.example":
+            headers = {"dpop-nonce": "evil", "www-authenticate": 'DPoP error="use_dpop_nonce"'}
+            return api.library.Response(401, headers=headers)
+        return api.library.Response(302, headers={"location": "https://evil.example/"})
+
+    provider = openid(server, dpop_key=private(DPOP))
+    transport = api.library.MockTransport(answer)
+    async with api.library.AsyncClient(transport=transport, follow_redirects=True) as client:
+        auth = provider.dpop_auth("at", "api.example")
+        assert (await client.get("https://api.example/", auth=auth)).status_code == 401
+    assert provider._nonces == {}
 
 
 async def test_a_host_may_have_a_port_and_be_this_machine(server: OpenIDServer, api: API) -> None:
@@ -559,6 +578,12 @@ def test_a_token_is_bound_to_a_key_or_not_at_all(server: OpenIDServer) -> None:
 
 
 # -- what is told ---------------------------------------------------------------------------------
+
+
+async def test_time_that_is_up_sends_nothing() -> None:
+    with pytest.raises(ProviderUnavailable) as caught:
+        Deadline(0).left()
+    assert not caught.value.in_doubt
 
 
 async def test_no_key_assertion_or_proof_is_shown(

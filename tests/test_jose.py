@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
 import pytest
@@ -180,6 +181,17 @@ def test_what_is_no_key_set_is_none(body: bytes) -> None:
     assert jose.read_key_set(body) is None
 
 
+@pytest.fixture
+def weak() -> RSAKey:
+    """joserfc warns of it; where warnings are no errors, nothing else would stop it."""
+    warnings.simplefilter("ignore")
+    return RSAKey.generate_key(1024, {"kid": "weak"})
+
+
+def test_a_key_that_can_be_factored_is_left_out(weak: RSAKey) -> None:
+    assert keys(weak) == ()
+
+
 # -- this client's keys ---------------------------------------------------------------------------
 
 
@@ -262,6 +274,12 @@ def test_what_is_no_private_key_is_refused_and_not_shown(given: Any) -> None:
 def test_an_algorithm_that_does_not_fit_the_key_is_refused(private: Any, alg: str) -> None:
     with pytest.raises(ConfigurationError, match=f"does not sign with {alg}"):
         jose.read_signing_key("client_key", pem(private), types=ALL, alg=alg)
+
+
+def test_a_private_key_that_can_be_factored_is_refused(weak: RSAKey) -> None:
+    for form in (pem(weak), weak.as_dict(private=True)):
+        with pytest.raises(ConfigurationError, match="2048 bits"):
+            jose.read_signing_key("client_key", form, types=ALL)
 
 
 def test_a_dpop_key_is_no_rsa_key() -> None:

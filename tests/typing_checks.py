@@ -5,7 +5,9 @@ from typing import Annotated, assert_type
 from fastapi import Depends, FastAPI
 
 from fastapi_ideal_auth import (
+    AESGCMSealer,
     IdealAuth,
+    IronSealer,
     MemoryStore,
     OAuth2Provider,
     Provider,
@@ -76,6 +78,8 @@ own: Provider = Own()
 strict: Provider = RotatingProvider()
 IdealAuth(User, secret="…", provider=Own())
 IdealAuth(User, secret="…", provider=bare)
+IdealAuth(User, secret="…", sealer=IronSealer(ids=[2], host_prefix=True))
+IdealAuth(User, secret="…", sealer=[AESGCMSealer(), IronSealer()])
 IdealAuth(User, secret="…", validate_session=lambda session: session.user is not None)
 IdealAuth(
     User,

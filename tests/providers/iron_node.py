@@ -79,11 +79,19 @@ class NodeIron:
         return self._good(shared | {"text": each} for each in texts)
 
     def save(
-        self, package: str, data: object, password: Password, *, cookie: str = "", **options: Any
+        self,
+        package: str,
+        data: object,
+        password: Password,
+        *,
+        cookie: str = "",
+        writing: Password | None = None,
+        **options: Any,
     ) -> list[str]:
         """The Set-Cookie lines with which a session of ``data`` answers a request's cookie."""
         task = {"do": "save", "with": package, "password": password, "data": data}
-        lines: list[str] = self._good([task | {"options": options, "cookie": cookie}])[0]
+        task |= {"options": options, "cookie": cookie, "writing": writing}
+        lines: list[str] = self._good([task])[0]
         return lines
 
     def read(self, package: str, cookie: str, password: Password, **options: Any) -> Any:

@@ -2,7 +2,8 @@
 //
 //   {"do": "seal",   "with": PACKAGE, "data": …, "password": "…" | {"1": "…"}, "ttl": seconds}
 //   {"do": "unseal", "with": PACKAGE, "text": "…", "password": …}
-//   {"do": "save",   "with": PACKAGE, "data": …, "password": …, "options": {…}, "cookie": "…"}
+//   {"do": "save",   "with": PACKAGE, "data": …, "password": …, "options": {…}, "cookie": "…",
+//    "writing": a password for writing alone}
 //   {"do": "read",   "with": PACKAGE, "password": …, "options": {…}, "cookie": "…"}
 //
 // PACKAGE is "iron-session-8", "iron-session-9" or "@hapi/iron". The answer is {"ok": …}, or
@@ -52,6 +53,7 @@ const work = {
     const [request, response, headers] = exchange(task.cookie);
     const options = { ...task.options, password: task.password };
     const session = await sessions[task.with].getIronSession(request, response, options);
+    if (task.writing) session.updateConfig({ ...task.options, password: task.writing });
     for (const key of Object.keys(session)) delete session[key];
     await Object.assign(session, task.data).save();
     return headers.getSetCookie();

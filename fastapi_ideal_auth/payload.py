@@ -8,10 +8,10 @@
 ``sid``, ``gen`` and ``kept``: what this library must know of a session, and what Node carries along
 without looking at it. Nothing here knows how the text is sealed.
 
-Node may write at any time, without our store. So ``sid`` and ``gen`` count only for the very tokens
-they were written with (``kept.mark``). Where they are gone, or the tokens are others, the session
-gets an id made from its tokens: all requests with that cookie meet in one record, and the record
-of no other tokens speaks for it.
+Node may write at any time, without our store. So ``sid`` and ``gen`` count only for the very user
+and tokens they were written with (``kept.mark``). Where they are gone, or the tokens are others,
+the session gets an id made from its tokens: all requests with that cookie meet in one record, and
+the record of no other tokens speaks for it.
 """
 
 from __future__ import annotations
@@ -223,7 +223,8 @@ class PayloadCodec(Codec[U]):
         kept = cast("Members", kept) if isinstance(kept, dict) else {}
         if kept.get("for", self._use) != self._use:
             return None
-        complete = kept.get("store") is not True
+        here = any(key in members for key in self._fields["access_token"].read)
+        complete = here or kept.get("store") is not True
         user = self._user(_uid(payload), members, complete=complete)
         issued_at, expires_at = seconds(payload["iat"]), seconds(payload["exp"])
         found = Generation(
@@ -332,10 +333,10 @@ def _with_kept(generation: Generation[U], kept: Members, *, bound: bool) -> Gene
 
 
 def _mark(generation: Generation[Any], *, tokens: bool) -> str:
-    """Ties an id and its number to the tokens they were written with."""
+    """Ties an id and its number to the user and the tokens they were written with."""
     user = generation.user
     held = (user.refresh_token, user.access_token) if tokens else (None, "")
-    what = b"".join((b"mark", generation.sid, generation.gen.to_bytes(4), _hashed(*held)))
+    what = b"".join((b"mark", generation.sid, generation.gen.to_bytes(4), _hashed(user.id, *held)))
     return b64encode(hashlib.sha256(what).digest()[:_MARK_BYTES])
 
 
@@ -344,14 +345,13 @@ def _sid_of(user: SessionUser) -> bytes:
 
     The access token counts too: a refresh token that is good for years is not one session.
     """
-    return hashlib.sha256(b"sid" + _hashed(user.refresh_token, user.access_token)).digest()[
-        :SID_BYTES
-    ]
+    made = hashlib.sha256(b"sid" + _hashed(user.refresh_token, user.access_token))
+    return made.digest()[:SID_BYTES]
 
 
-def _hashed(refresh_token: str | None, access_token: str) -> bytes:
-    parts = ((refresh_token or ""), access_token)
-    each = (hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest() for part in parts)
+def _hashed(*parts: str | None) -> bytes:
+    texts = ((part or "").encode("utf-8", "surrogatepass") for part in parts)
+    each = (hashlib.sha256(text).digest() for text in texts)
     return b"fastapi_ideal_auth" + b"".join(each)
 
 

@@ -454,7 +454,7 @@ def unreadable(payload: dict[str, Any]) -> list[Any]:
         {**payload, "data": {n: v for n, v in data.items() if n != "accessToken"}},
         {**payload, "data": {**data, "kept": {"for": "session:another"}}},
         {**payload, "data": {**data, "kept": {"for": "login:ideal_session"}}},
-        {**payload, "data": {**data, "kept": {"store": True}}},
+        {**payload, "data": {"email": data["email"], "kept": {"store": True}}},
     ]
 
 
@@ -971,6 +971,27 @@ def test_tokens_can_stay_in_the_store(node_iron: NodeIron) -> None:
     assert shared.client.get("/token").status_code == 200
     assert not {"accessToken", "refreshToken"} & set(ideal.user(shared.held()))
     assert shared.client.get("/token").status_code == 200
+
+
+@pytest.mark.parametrize("own", [OWN, ("kept",), ("sid", "gen"), ()])
+def test_nobody_gets_the_tokens_of_who_was_signed_in_before(
+    node_iron: NodeIron, own: tuple[str, ...]
+) -> None:
+    """A Node side may spread the old session's members into the one of the next user."""
+    for tokens in ("cookie", "store"):
+        shared = Shared(tokens=tokens)
+        ada = shared.user(id="ada")
+        login(shared.client, shared.auth, ada)
+        ideal = IdealAuthNode(node_iron, fields=(*FIELDS, *own))
+        before = ideal.user(shared.held())
+        bob = shared.user()
+        spread = {**before, **node_user(bob, id="bob")}
+        shared.hold(ideal.login(spread))
+        told = shared.client.get("/token").json()
+        assert told == {"access_token": bob.access_token, "id": "bob"}
+        without = {name: value for name, value in spread.items() if "Token" not in name}
+        shared.hold(ideal.login({**without, "id": "bob"}))
+        assert shared.client.get("/token").status_code == 401
 
 
 def test_no_token_is_logged(

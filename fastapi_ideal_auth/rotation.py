@@ -354,7 +354,7 @@ class Rotation(Generic[U]):
         change = partial(rec.extended, expires_at=generation.expires_at)
         try:
             (_, after), noticed = await asyncio.gather(
-                self._change(generation.sid, change), self._noticed(generation, self._store, False)
+                self._change(generation.sid, change), self._noticed(generation, self._store)
             )
         except StoreUnavailable as error:
             self._store_is_down(error)
@@ -430,7 +430,8 @@ class Rotation(Generic[U]):
     async def _flight(self, wanted: Wanted[U], owner: str, store: GuardedStore) -> Result[U]:
         base = wanted.generation
         began = asyncio.get_running_loop().time()
-        waited, judge, looked = False, wanted.judge, False
+        waited, judge = False, wanted.judge
+        noticed = self._spawn(self._noticed(base, store))  # costs no time beside the lease
         while True:
             now = self._timing.clock()
             until = now + self._timing.lease
@@ -443,21 +444,17 @@ class Rotation(Generic[U]):
                 strict=self._strict and wanted.judge,
             )
             lease = partial(rec.leased, **asking, until=until, expires_at=base.expires_at)
-            # Together: a notice costs no time beside the lease.
-            (before, after), noticed = await asyncio.gather(
-                self._change(base.sid, lease, store), self._noticed(base, store, looked)
-            )
-            looked = True
+            before, after = await self._change(base.sid, lease, store)
             assert after is not None  # a lease is a record
             meaning = rec.says(after, **asking)
-            if noticed and meaning is not Says.ENDED:
+            if meaning is Says.WAIT:
+                waited = True  # and at once: what changes before the wait begins wakes nobody
+                await store.wait(key_of(base.sid), timeout=max(0.0, after.lease_until - now))
+                continue
+            if meaning is not Says.ENDED and await noticed:
                 log.info("session %s was ended from afar", label(base.sid))
                 await self._put_out(after, base)
                 return Result(Answer.KNOWN_DEAD)
-            if meaning is Says.WAIT:
-                waited = True
-                await store.wait(key_of(base.sid), timeout=max(0.0, after.lease_until - now))
-                continue
             if judge:
                 self._watch_for_replay(before, wanted)
                 judge = False
@@ -496,8 +493,8 @@ class Rotation(Generic[U]):
     def _serves(self, generation: Generation[U], resource: str | None) -> bool:
         return self._timing.token(generation, resource) is Token.FRESH
 
-    async def _noticed(self, base: Generation[U], store: GuardedStore, looked: bool) -> bool:
-        if looked or store is self._fallback:
+    async def _noticed(self, base: Generation[U], store: GuardedStore) -> bool:
+        if store is self._fallback:
             return False
         try:
             return await self.endings.reached(base)

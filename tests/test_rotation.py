@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx
@@ -24,7 +24,7 @@ from fastapi_ideal_auth import (
 )
 from fastapi_ideal_auth.cookies import read
 from fastapi_ideal_auth.generation import begin
-from fastapi_ideal_auth.record import Change, key_of
+from fastapi_ideal_auth.record import Change, Record, key_of
 from fastapi_ideal_auth.stores import Applied
 from fastapi_ideal_auth.testing import Clock, RotatingProvider
 
@@ -387,3 +387,38 @@ async def test_the_store_with_the_secret_opens_nothing(store: RefreshStore) -> N
     with pytest.raises(InvalidCookie):
         auth.ring.open(record.sealed, purpose="record", binding=b"\0" * 16)
     auth.ring.open(record.sealed, purpose="record", binding=generation.sid)
+
+
+class LookingStore(CountingStore):
+    """Answers no look until it is told to, and tells when somebody waits."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore())
+        self.answers = asyncio.Event()
+        self.waited = asyncio.Event()
+
+    async def look(self, keys: Sequence[str], *, now: float) -> list[Record | None]:
+        await self.answers.wait()
+        return await super().look(keys, now=now)
+
+    async def wait(self, key: str, *, timeout: float) -> None:
+        self.waited.set()
+        await super().wait(key, timeout=timeout)
+
+
+async def test_nothing_comes_between_seeing_the_lease_and_waiting_for_it() -> None:
+    """A wake-up in between would be missed: the waiter slept for a second."""
+    cluster = Cluster(MemoryStore(), latency=0.1)
+    slow = LookingStore()
+    slow.inner = cluster.store
+    waiting = cluster.worker(store=slow)
+    cookie = cluster.cookie()
+    cluster.clock.advance(EXPIRED)
+    leader = asyncio.create_task(cluster.request(cookie))
+    await asyncio.sleep(0.02)
+    waiter = asyncio.create_task(cluster.request(cookie, waiting))
+    async with asyncio.timeout(5):
+        await slow.waited.wait()
+    slow.answers.set()
+    assert (await leader).json() == (await waiter).json()
+    assert cluster.provider.calls == 1

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
 import fastapi_ideal_auth
 from fastapi_ideal_auth import ConfigurationError, IdealAuth
+from fastapi_ideal_auth.http import HTTP
 from fastapi_ideal_auth.refresh import OUTCOMES
+from fastapi_ideal_auth.testing import Clock, login
+
+from .openid_provider import CLIENT_ID, CLIENT_SECRET, OpenIDServer
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -32,18 +39,53 @@ def test_the_program_runs_once_it_has_a_secret() -> None:
     assert client.get("/me").status_code == 401
 
 
-def test_the_sign_in_blocks_run_on_top_of_the_program() -> None:
-    program = BLOCKS[0].replace('secret="…"', 'secret="32 characters or more of a secret"')
-    provider, own = BLOCKS[1], BLOCKS[2]
-    wired = program.replace(
+def program_with(provider: str, rest: str) -> dict[str, Any]:
+    """The first program with another provider, and what follows it."""
+    program = BLOCKS[0].replace(
         "fresh_user = auth.fresh_user", 'auth = IdealAuth(User, secret="s" * 32, provider=provider)'
-    ).replace("Depends(fresh_user)", "Depends(auth.fresh_user)")
-    parts = provider.split("…\n", 1) if "\n…\n" in provider else [provider]
-    endpoints, rest = parts[0], parts[-1]
-    ran = run("\n".join(("from fastapi_ideal_auth import OAuth2Provider", endpoints, wired, rest)))
-    client = TestClient(ran["app"], base_url="https://testserver", follow_redirects=False)
-    assert client.get("/login").headers["location"].startswith("https://op.example/authorize?")
+    )
+    program = program.replace('secret="…"', 'secret="32 characters or more of a secret"')
+    program = program.replace("Depends(fresh_user)", "Depends(auth.fresh_user)")
+    return run("\n".join((provider, program, rest)))
+
+
+def test_the_sign_in_block_signs_in_on_top_of_the_program() -> None:
+    block = next(block for block in BLOCKS if "auth.router" in block)
+    client = f'client_id="{CLIENT_ID}", client_secret="{CLIENT_SECRET}"'
+    block = block.replace('client_id="dashboard", client_secret="…"', client)
+    ran = program_with(*block.split("…\n", 1))
+    server = OpenIDServer(Clock(time.time()))
+    ran["provider"].use(HTTP(server.client(httpx)))
+    browser = TestClient(ran["app"], base_url="https://your.app", follow_redirects=False)
+    back = server.approve(browser.get("/login?next=/me").headers["location"])
+    assert browser.get(back).headers["location"] == "/me"
+    assert browser.get("/me").json()["name"] == "Ada Lovelace"
+    assert {"/callback", "/logout", "/backchannel-logout"} <= ran["app"].openapi()["paths"].keys()
+
+
+def test_the_block_of_a_sign_in_of_ones_own_is_python() -> None:
+    own = next(block for block in BLOCKS if "session.login" in block)
     compile(own.replace("tokens = …", "tokens = ..."), "README.md", "exec")
+
+
+def test_the_block_that_calls_an_api_runs() -> None:
+    block = next(block for block in BLOCKS if "user.bearer" in block)
+    ran = program_with("provider = None", block)
+    client = TestClient(ran["app"], base_url="https://your.app")
+    login(client, ran["auth"], ran["User"](id="1", email="e", name="n", access_token="at"))
+    seen: list[str] = []
+
+    def api(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["authorization"])
+        return httpx.Response(200, json=["an order"])
+
+    class Client(httpx.AsyncClient):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(transport=httpx.MockTransport(api), **options)
+
+    ran["httpx"] = SimpleNamespace(AsyncClient=Client)
+    assert client.get("/orders").json() == ["an order"]
+    assert seen == ["Bearer at"]
 
 
 def test_the_testing_block_is_a_test_that_passes() -> None:
@@ -85,6 +127,8 @@ def test_the_names_it_uses_are_public() -> None:
 
 def test_files_it_names_are_there() -> None:
     for name in re.findall(r"`((?:tests|fastapi_ideal_auth|examples)/[\w/.]+)`", README):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\(((?!https?:|#)[^)#]+)", README):
         assert (ROOT / name).exists(), name
 
 

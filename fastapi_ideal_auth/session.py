@@ -6,9 +6,11 @@ pieces in order and leaves every decision to the core.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
 
@@ -30,6 +32,9 @@ U = TypeVar("U", bound=SessionUser)
 log = logging.getLogger("fastapi_ideal_auth")
 
 _RESOURCE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-\"$-~]{1,2000}")
+
+_checking: ContextVar[object] = ContextVar("fastapi_ideal_auth.checking", default=None)
+"""The session whose check is running here: the check may ask for the user itself."""
 
 LOOK_AGAIN: Final = 1.0
 """Seconds after which a response that will carry a cookie looks for a newer generation first."""
@@ -71,6 +76,7 @@ class Session(Generic[U]):
         "_epoch",
         "_generation",
         "_kept",
+        "_loading",
         "_presented",
         "_read",
         "_started",
@@ -87,6 +93,7 @@ class Session(Generic[U]):
         )  # as it arrives: the body may take its time before a dependency runs
         self._read = False
         self._checked = False
+        self._loading = asyncio.Lock()
         self._started = False
         self._epoch = 0
         # What the routes see; and, once it is not the cookie's any more, the same untouched by
@@ -286,7 +293,20 @@ class Session(Generic[U]):
             self._generation = generation._replace(user=user)
 
     async def _load(self) -> None:
-        """Open the cookie and let the application's own check see the session, once a request."""
+        """Open the cookie and let the application's own check see the session, once a request.
+
+        Who asks meanwhile waits for the check, but for the check itself and its tasks.
+        """
+        if _checking.get() is self or (self._checked and not self._loading.locked()):
+            return
+        async with self._loading:
+            within = _checking.set(self)
+            try:
+                await self._load_alone()
+            finally:
+                _checking.reset(within)
+
+    async def _load_alone(self) -> None:
         self._open()
         if self._generation is not None and not self._checked:
             await self._look(self._generation)
@@ -294,7 +314,7 @@ class Session(Generic[U]):
             await self._complete(self._generation)
         if self._checked:
             return
-        self._checked = True  # first: the check may ask for the user itself
+        self._checked = True
         validate = self._auth.validate_session
         if validate is None or self._generation is None:
             return

@@ -579,6 +579,34 @@ def test_a_check_may_touch_the_session_itself() -> None:
     assert world.client.get("/token").status_code == 200
 
 
+async def test_two_who_ask_for_one_request_at_once_both_wait_for_the_check() -> None:
+    """Resolvers of one query, say: the second got the user while the first was being refused."""
+
+    async def refuses(session: Session[User]) -> bool:
+        await asyncio.sleep(0.01)
+        return False
+
+    world = World(validate_session=refuses)
+    world.sign_in()
+
+    @world.app.get("/both")
+    async def both(request: Request) -> list[bool]:
+        users = await asyncio.gather(*(world.auth.optional_user(request) for _ in range(3)))
+        return [user is None for user in users]
+
+    assert world.client.get("/both").json() == [True, True, True]
+
+
+async def test_a_check_may_ask_for_the_user_in_tasks_of_its_own() -> None:
+    async def asks(session: Session[User]) -> bool:
+        users = await asyncio.gather(*(session.fresh_user() for _ in range(2)))
+        return all(user.id == "1" for user in users)
+
+    world = World(validate_session=asks)
+    world.sign_in()
+    assert world.client.get("/token").status_code == 200
+
+
 def test_a_check_that_raises_is_503_and_signs_nobody_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -234,7 +234,9 @@ class Session(Generic[U]):
         now = self._auth.clock()
         self._become(None, None)
         self._verdict = _Verdict(SIGNED_OUT.gets, now)
-        self._write = _Write(None, now)
+        # What did not come is not cleared: a form of another site comes without the cookie, so
+        # past the guard, and the browser would obey the answer (logout CSRF).
+        self._write = _Write(None, now) if self._cookies else None
         if old is not None:
             await self._auth.rotation.end(old, revoke=revoke)
 

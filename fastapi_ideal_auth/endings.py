@@ -27,6 +27,9 @@ log = logging.getLogger("fastapi_ideal_auth")
 
 REMEMBERED: Final = 4096
 """Sessions of which this process remembers when it last looked."""
+CLOCKS_APART: Final = 30.0
+"""Seconds by which hosts' clocks may differ: what began a moment ago on a host whose clock is ahead
+ends too. Who signs in afterwards is seen to begin after that (`Endings.after_notices`)."""
 
 
 class Endings(Generic[U]):
@@ -74,7 +77,7 @@ class Endings(Generic[U]):
                 await self._write(notices.of_party(self._ring, self._cookie_name, ended))
 
     async def _write(self, names: list[str]) -> None:
-        moment = self._clock()
+        moment = self._clock() + CLOCKS_APART
         # By then whatever began before is over, or has been refreshed or touched, and so seen.
         notice = partial(notices.noticed, moment=moment, expires_at=int(moment) + self._longest + 1)
         self._looked.clear()  # here at least nobody goes on believing the last look

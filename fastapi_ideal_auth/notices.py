@@ -52,14 +52,13 @@ def unnamed(subject: bytes) -> bytes:
 
 
 def noticed(record: Record | None, *, moment: float, expires_at: int) -> Record:
-    """The notice, no earlier than one that is there."""
+    """The notice, later than one that is there: what began between the two has ended as well."""
     if record is None:
         return Record(expires_at=expires_at, ended=True, seen_at=moment)
-    if record.seen_at >= moment and record.expires_at >= expires_at:
-        return record
     return replace(
         record,
-        seen_at=max(record.seen_at, moment),
+        # Sessions begin in whole seconds: one that began after the notice before is of the next.
+        seen_at=max(moment, int(record.seen_at) + 1.0),
         expires_at=max(record.expires_at, expires_at),
     )
 

@@ -1,7 +1,15 @@
 """What somebody clever tries against signing in, signing out and handing over."""
 
+import asyncio
+from typing import Annotated
+
+from fastapi import Depends
+
+from fastapi_ideal_auth import Session
+from fastapi_ideal_auth.testing import login
+
 from . import test_sign_in
-from .support import World
+from .support import User, World
 
 # -- logout CSRF ----------------------------------------------------------------------------------
 
@@ -18,3 +26,31 @@ def test_a_form_of_another_site_that_carries_no_cookie_clears_none() -> None:
 def test_a_route_that_signs_out_clears_no_cookie_that_was_not_sent() -> None:
     world = World()
     assert "set-cookie" not in world.browser().post("/leave").headers
+
+
+# -- sessions that should have ended --------------------------------------------------------------
+
+
+def test_clocks_that_differ_let_no_session_escape() -> None:
+    """Half a minute is assumed between hosts: whoever ends sessions may be behind."""
+    world = World(expires_in=3600, check_ended_every=0)
+    login(world.client, world.auth, world.user())
+    behind = world.another_auth(clock=lambda: world.clock() - 25)
+    asyncio.run(behind.end_sessions(user_id="1"))
+    assert world.client.get("/token").status_code == 401
+
+
+def test_who_is_sent_out_twice_in_a_second_stays_out() -> None:
+    world = World(expires_in=3600, check_ended_every=0)
+
+    @world.app.post("/sign-in")
+    async def sign_in(session: Annotated[Session[User], Depends(world.auth.session)]) -> None:
+        await session.login(world.user())
+
+    for _ in range(3):
+        asyncio.run(world.auth.end_sessions(user_id="1"))
+        world.clock.advance(0.1)
+        world.client.post("/sign-in")
+        assert world.client.get("/token").status_code == 200
+    asyncio.run(world.auth.end_sessions(user_id="1"))
+    assert world.client.get("/token").status_code == 401

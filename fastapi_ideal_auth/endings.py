@@ -123,7 +123,8 @@ class Endings(Generic[U]):
         if self.every is None:
             return False
         sid = generation.sid
-        if self._clock() < self._looked.get(sid, -math.inf) + self.every:
+        # A clock that was set back makes every look old.
+        if 0 <= self._clock() - self._looked.get(sid, -math.inf) < self.every:
             return False
         look = self._looks.get(sid)
         if look is None or look.get_loop() is not asyncio.get_running_loop():

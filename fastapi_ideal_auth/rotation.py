@@ -222,7 +222,7 @@ class Rotation(Generic[U]):
         if unpublished is not None and _is_answer(unpublished, wanted.generation, wanted.resource):
             return await self._still_alive(unpublished)
         refused_until = self._refusals.get((sid, wanted.resource), 0.0)
-        if self._timing.clock() < refused_until:
+        if 0 < refused_until - self._timing.clock() <= COOL_OFF_MISCONFIGURED:
             return Result(Answer.MISCONFIGURED, retry_at=refused_until)
         flight, began = self._joined(wanted)
         loop = asyncio.get_running_loop()

@@ -54,3 +54,13 @@ def test_who_is_sent_out_twice_in_a_second_stays_out() -> None:
         assert world.client.get("/token").status_code == 200
     asyncio.run(world.auth.end_sessions(user_id="1"))
     assert world.client.get("/token").status_code == 401
+
+
+def test_a_clock_that_is_set_back_makes_no_look_last_longer() -> None:
+    world = World(expires_in=36_000, check_ended_every=30)
+    world.sign_in()
+    world.clock.advance(7200)
+    assert world.client.get("/token").status_code == 200
+    world.clock.advance(-7000)
+    asyncio.run(world.another_auth().end_sessions(user_id="1"))
+    assert world.client.get("/token").status_code == 401

@@ -54,13 +54,19 @@ def add_transfer(routes: APIRouter, auth: IdealAuth[Any]) -> None:
         "/transfer",
         summary="Go on, signed in, at another domain of this application",
         response_class=HTMLResponse,
-        responses={400: {"description": "Not one of transfer_origins"}, 401: RESPONSES[401]},
+        responses={
+            400: {"description": "Not one of transfer_origins, or not a browser on its way"},
+            401: RESPONSES[401],
+        },
     )
     async def leave(request: Request, to: str, next: str | None = None) -> Response:  # noqa: A002 - wire name
         session: Session[Any] = session_of(request, auth)
         origin = normal_origin(to)
         if origin is None or origin not in auth.transfer_origins:
             raise HTTPException(400, "to is none of this application's transfer_origins")
+        # In a script's hands it would be the session, out of the browser in spite of HttpOnly.
+        if request.headers.get("sec-fetch-dest", "document") != "document":
+            raise HTTPException(400, "a browser goes here, no script and no frame")
         await session._decide()
         session._user_or_raise()
         generation = session._pristine()
@@ -75,6 +81,8 @@ def add_transfer(routes: APIRouter, auth: IdealAuth[Any]) -> None:
             f"<noscript><button>Continue</button></noscript></form>"
             f"<script>{_SUBMIT}</script>",
             policy=f"; form-action {origin}; script-src 'sha256-{_SUBMIT_HASH}'",
+            # Nor does a script that opened the page in a window look into it.
+            headers={"Cross-Origin-Opener-Policy": "same-origin"},
         )
 
     @routes.post(

@@ -3,12 +3,13 @@
 import asyncio
 from typing import Annotated
 
+import pytest
 from fastapi import Depends
 
 from fastapi_ideal_auth import Session
 from fastapi_ideal_auth.testing import login
 
-from . import test_sign_in
+from . import test_sign_in, test_transfer
 from .support import User, World
 
 # -- logout CSRF ----------------------------------------------------------------------------------
@@ -26,6 +27,27 @@ def test_a_form_of_another_site_that_carries_no_cookie_clears_none() -> None:
 def test_a_route_that_signs_out_clears_no_cookie_that_was_not_sent() -> None:
     world = World()
     assert "set-cookie" not in world.browser().post("/leave").headers
+
+
+# -- a ticket in the wrong hands ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to", ["empty", "iframe", "script", "image"])
+def test_a_script_on_one_domain_cannot_fetch_a_ticket_to_take_away(to: str) -> None:
+    family = test_transfer.Family()
+    answer = family.one.get(
+        "/transfer", params={"to": test_transfer.TWO}, headers={"sec-fetch-dest": to}
+    )
+    assert answer.status_code == 400
+    assert "ticket" not in answer.text
+
+
+def test_a_page_that_is_opened_for_it_is_out_of_reach_of_its_opener() -> None:
+    family = test_transfer.Family()
+    headers = {"sec-fetch-dest": "document"}
+    page = family.one.get("/transfer", params={"to": test_transfer.TWO}, headers=headers)
+    assert page.status_code == 200
+    assert page.headers["cross-origin-opener-policy"] == "same-origin"
 
 
 # -- sessions that should have ended --------------------------------------------------------------

@@ -107,8 +107,12 @@ def begin(
     remember: bool | None,
     lifetimes: Lifetimes,
     refresh_expires_in: int | None = None,
+    id_token: str | None = None,
 ) -> Generation[U]:
-    """The first generation of a new session, with an id nobody has seen (no session fixation)."""
+    """The first generation of a new session, with an id nobody has seen (no session fixation).
+
+    ``id_token``: whom the provider signed in, where the user does not carry it.
+    """
     at = int(now)
     absolute = lifetimes.absolute_max_age
     deadline = None if absolute is None else min(at + absolute, LATEST)
@@ -122,7 +126,7 @@ def begin(
         remember=remember,
         token_at=at,
         refresh_until=_after(at, refresh_expires_in),
-        subject=subject(user.id_token),
+        subject=subject(id_token or user.id_token),
     )
     return lasting(begun, until=at + lifetimes.of(remember))
 
@@ -205,6 +209,12 @@ def subject(id_token: str | None) -> bytes:
     if not (isinstance(issuer, str) and isinstance(sub, str)):
         return b""
     return party(issuer, "sub", sub) + (party(issuer, "sid", sid) if sid else bytes(PARTY_BYTES))
+
+
+def is_of(generation: Generation[Any], id_token: str | None) -> bool:
+    """Whether an ID token is of whom the session began with, as far as both say."""
+    begun, now = generation.subject[:PARTY_BYTES], subject(id_token)[:PARTY_BYTES]
+    return not begun or not now or begun == now
 
 
 def party(issuer: str, claim: Literal["sub", "sid"], value: object) -> bytes:

@@ -235,7 +235,11 @@ async def _finish(
         claims = await provider.claims(tokens, nonce=attempt.nonce, now=auth.clock())
         user = await _user(auth, claims, tokens)
         session: Session[Any] = session_of(request, auth)
-        await session.login(user, refresh_expires_in=tokens.refresh_expires_in)
+        await session.login(
+            user,
+            refresh_expires_in=tokens.refresh_expires_in,
+            id_token=tokens.id_token if provider.checks_id_tokens else None,
+        )
     except (ProviderError, ConfigurationError, CookieTooLarge, StoreUnavailable) as error:
         return _sign_in_failed(request, error)
     return landing(attempt.next, auth.cookies)

@@ -31,7 +31,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .events import Event, EventKind
-from .generation import Codec, Generation, Lifetimes, label, lasting, renewed
+from .generation import Codec, Generation, Lifetimes, is_of, label, lasting, renewed
 from .guarded import GuardedStore
 from .oauth import TokenResponse, checked_response
 from .record import LONGEST_COOL_OFF, Change, Record, Says, key_of
@@ -572,7 +572,9 @@ class Rotation(Generic[U]):
             return response
         try:
             async with asyncio.timeout(VERIFY_PATIENCE):
-                return await self._verify(response, id_token=base.user.id_token, now=asked_at)
+                verified = await self._verify(response, id_token=base.user.id_token, now=asked_at)
+            if base.user.id_token is not None or is_of(base, verified.id_token):
+                return verified
         except RefreshRejected:
             pass
         except Exception as error:

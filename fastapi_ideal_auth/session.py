@@ -188,12 +188,15 @@ class Session(Generic[U]):
         remember: bool | None = None,
         *,
         refresh_expires_in: int | None = None,
+        id_token: str | None = None,
     ) -> None:
         """Begin a session for ``user`` under a new id, and end the one that this request carries.
 
         ``remember``: ``True`` for ``remember_max_age``, ``None`` for ``max_age``, ``False`` for a
         browser-session cookie. ``refresh_expires_in``: seconds the refresh token lives, where the
-        server said so; the session does not outlive it. Raises `ConfigurationError` for a user that
+        server said so; the session does not outlive it. ``id_token``: the verified one of this
+        sign-in, where ``user`` does not carry it: by it a logout token finds the session, and a
+        refresh is seen to be of the same person. Raises `ConfigurationError` for a user that
         does not survive being stored or a response that has begun, `CookieTooLarge` over the cookie
         budget, and with ``tokens="store"`` `StoreUnavailable`.
         """
@@ -211,6 +214,7 @@ class Session(Generic[U]):
             remember=remember,
             lifetimes=auth.lifetimes,
             refresh_expires_in=refresh_expires_in,
+            id_token=id_token,
         )
         generation = await auth.rotation.endings.after_notices(begun)
         auth.cookie_lines(generation, self._cookies, now=now)  # refuse what is too large here

@@ -1,15 +1,16 @@
 """What somebody clever tries against signing in, signing out and handing over."""
 
 import asyncio
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends
 
-from fastapi_ideal_auth import Session
-from fastapi_ideal_auth.testing import login
+from fastapi_ideal_auth import Session, TokenResponse
+from fastapi_ideal_auth.testing import Clock, login
 
-from . import test_sign_in, test_transfer
+from . import test_logout, test_sign_in, test_transfer
 from .support import User, World
 
 # -- logout CSRF ----------------------------------------------------------------------------------
@@ -86,3 +87,28 @@ def test_a_clock_that_is_set_back_makes_no_look_last_longer() -> None:
     world.clock.advance(-7000)
     asyncio.run(world.another_auth().end_sessions(user_id="1"))
     assert world.client.get("/token").status_code == 401
+
+
+def without_id_token(claims: Mapping[str, Any], tokens: TokenResponse) -> User:
+    """A user who keeps the cookie small."""
+    return User(
+        id=claims["sub"],
+        access_token=tokens.access_token,
+        refresh_token=tokens.refresh_token,
+        expires_at=int(Clock()()) + 300,
+    )
+
+
+def test_a_logout_token_finds_who_does_not_carry_the_id_token() -> None:
+    site = test_logout.Site(user_from_claims=without_id_token)
+    assert site.tell(site.op.logout_token()).status_code == 200
+    assert not site.is_in()
+
+
+def test_a_refresh_of_somebody_else_is_noticed_without_the_id_token() -> None:
+    site = test_logout.Site(user_from_claims=without_id_token)
+    site.op.in_id_token["sub"] = "eve"
+    site.clock.advance(400)
+    assert not site.is_in()
+    assert len(site.op.revoked) == 1
+    assert site.op.revoked[0] in site.op.refresh_tokens  # the newest, not the spent one

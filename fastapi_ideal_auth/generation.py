@@ -157,7 +157,8 @@ def renewed(
         changes |= {"access_token": response.access_token, "expires_at": expires_at}
     else:
         held = ResourceToken(resource, response.access_token, expires_at, at)
-        resources = (*(each for each in resources if _is_good(each, at)), held)
+        others = [each for each in resources if _is_good(each, at)]
+        resources = (*others[1 - _MOST_RESOURCES :], held)  # or the rotated token could not be kept
     newer = old._replace(
         gen=old.gen + 1,
         user=old.user.model_copy(update=changes),

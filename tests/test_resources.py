@@ -21,6 +21,7 @@ from fastapi_ideal_auth import (
     Session,
     TokenResponse,
 )
+from fastapi_ideal_auth.cookies import read
 from fastapi_ideal_auth.testing import Clock, RotatingProvider, login
 
 from .support import BASE, SECRET, User, app_of
@@ -229,3 +230,18 @@ def test_a_function_may_take_one() -> None:
 
     site = Site(provider=refresh)
     assert site.token_for(MAIL) == f"for {MAIL}"
+
+
+async def test_more_resources_than_a_session_holds_cost_no_refresh_token() -> None:
+    clock, provider = Clock(), RotatingProvider(expires_in=300)
+    auth = IdealAuth(
+        User, secret=SECRET, provider=provider.refresh, store=MemoryStore(), clock=clock
+    )
+    client = httpx.Client(base_url=BASE)
+    login(client, auth, provider.user(User, clock=clock, id="1"))
+    cookie = f"{auth.cookie_name}={client.cookies[auth.cookie_name]}"
+    session = Session(auth, read(cookie, auth.cookies), None)
+    for number in range(300):
+        assert provider.is_alive(await session.token_for(f"https://{number}.example"))
+    clock.advance(290)
+    assert provider.is_alive((await session.fresh_user()).access_token)

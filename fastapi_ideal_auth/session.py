@@ -175,7 +175,11 @@ class Session(Generic[U]):
             assert result.generation is not None
             self._adopt(result.generation)
             self._write = _Write(result.generation, now)
-            return result.generation.token_for(resource)
+            found = result.generation.token_for(resource)
+            if found not in (None, generation.token_for(resource)):
+                return found
+            # A refresh of another token was quicker than the lease: the next request has its turn.
+            result = Result(Answer.UNAVAILABLE, retry_at=now + 1)
         if auth.timing.token(generation, resource) is not Token.EXPIRED:
             return None
         if OUTCOMES[Token.EXPIRED, result.answer].gets is Gets.TRY_LATER:

@@ -1,13 +1,14 @@
 """Several resources a session: an access token each, refreshed on its own."""
 
 import asyncio
+from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import parse_qs
 
 import httpx
 import httpx2
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
 from fastapi_ideal_auth import (
@@ -245,3 +246,29 @@ async def test_more_resources_than_a_session_holds_cost_no_refresh_token() -> No
         assert provider.is_alive(await session.token_for(f"https://{number}.example"))
     clock.advance(290)
     assert provider.is_alive((await session.fresh_user()).access_token)
+
+
+async def test_a_refresh_of_another_token_that_was_quicker_is_503() -> None:
+    """A lease that lapsed: another worker published meanwhile, and nothing for this resource."""
+    clock, store = Clock(), MemoryStore()
+
+    async def refresh(refresh_token: str, *, resource: str | None = None) -> TokenResponse:
+        if resource is None:
+            return TokenResponse("at-2", refresh_token="rt-2", expires_in=300)
+        (key,) = store._records
+        clock.advance(900)
+        await store.apply(key, lambda record: replace(record, lease=None), now=clock())  # type: ignore[type-var]
+        await Session(other, presented, None).fresh_user()
+        raise ProviderUnavailable
+
+    auth, other = (
+        IdealAuth(User, secret=SECRET, provider=refresh, store=store, clock=clock) for _ in "12"
+    )
+    client = httpx.Client(base_url=BASE)
+    user = User(id="1", access_token="at-1", refresh_token="rt-1", expires_at=int(clock()) + 800)
+    login(client, auth, user)
+    cookie = f"{auth.cookie_name}={client.cookies[auth.cookie_name]}"
+    presented = read(cookie, auth.cookies)
+    with pytest.raises(HTTPException) as caught:
+        await Session(auth, presented, None).token_for(MAIL)
+    assert caught.value.status_code == 503

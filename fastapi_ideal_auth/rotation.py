@@ -162,6 +162,10 @@ class _Flight(Generic[U]):
     started: float
 
 
+class _AnotherIdentity(RefreshRejected):
+    """The new tokens are somebody else's, and revoked; the session's own is spent."""
+
+
 class Rotation(Generic[U]):
     """The meeting of requests, store and provider for one `IdealAuth`."""
 
@@ -542,7 +546,7 @@ class Rotation(Generic[U]):
                 if result.answer is Answer.TOKENS:
                     self._tell(EventKind.REFRESHED, base.sid, result.generation, _since(began))
                 return result
-        if resource is not None and not _is_passing(failure):
+        if resource is not None and not _is_of_session(failure):
             return await self._refused(base, failure, owner, store, resource)
         return await self._failed(base, failure, owner, store, began)
 
@@ -582,7 +586,7 @@ class Rotation(Generic[U]):
             return replace(response, id_token=None)
         log.error("session %s: its refresh brought another identity", label(base.sid))
         await self._revoked(response.refresh_token or base.user.refresh_token)
-        raise RefreshRejected("the refreshed ID token is not of the session's user")
+        raise _AnotherIdentity("the refreshed ID token is not of the session's user")
 
     def _renewed(
         self,
@@ -870,8 +874,11 @@ class Rotation(Generic[U]):
         self._emit(Event(kind, label(sid), number, seconds))
 
 
-def _is_passing(failure: ProviderError | None) -> bool:
-    return failure is None or (isinstance(failure, ProviderUnavailable) and not failure.refused)
+def _is_of_session(failure: ProviderError | None) -> bool:
+    """Whether a failure says as much of the session as of the resource that was asked for."""
+    if failure is None or isinstance(failure, _AnotherIdentity):
+        return True
+    return isinstance(failure, ProviderUnavailable) and not failure.refused
 
 
 def _is_answer(newer: Generation[Any], older: Generation[Any], resource: str | None) -> bool:

@@ -112,3 +112,21 @@ def test_a_refresh_of_somebody_else_is_noticed_without_the_id_token() -> None:
     assert not site.is_in()
     assert len(site.op.revoked) == 1
     assert site.op.revoked[0] in site.op.refresh_tokens  # the newest, not the spent one
+
+
+def test_somebody_elses_token_for_a_resource_ends_the_session_too() -> None:
+    site = test_sign_in.Site(resource=["https://one.example", "https://two.example"])
+
+    @site.app.get("/two")
+    async def two(session: Annotated[Session[User], Depends(site.auth.session)]) -> str:
+        return await session.token_for("https://two.example")
+
+    site.sign_in()
+    site.server.in_id_token["sub"] = "eve"
+    assert site.browser.get("/two").status_code == 401
+    assert len(site.server.revoked) == 1
+    assert site.server.revoked[0] in site.server.refresh_tokens  # the newest, not the spent one
+    site.clock.advance(290)
+    asked = len(site.server.asked_for("/token"))
+    assert site.browser.get("/token").status_code == 401
+    assert len(site.server.asked_for("/token")) == asked  # the spent one is not presented

@@ -84,6 +84,10 @@ class Endings(Generic[U]):
         for name in names:
             await self._store.change(name, notice)
 
+    def forget(self, sid: bytes) -> None:
+        """This process ended the session itself: its last look does not hold any more."""
+        self._looked.pop(sid, None)
+
     async def is_used(self, issuer: str, jti: str) -> bool:
         """Whether a logout token was used before. Raises `StoreUnavailable`."""
         found = await self._store.look(notices.of_token(self._ring, self._cookie_name, issuer, jti))

@@ -72,6 +72,7 @@ class _Attempt(NamedTuple):
     code_verifier: str
     redirect_uri: str
     next: str
+    remember: bool | None
     expires_at: int
 
 
@@ -89,9 +90,13 @@ def add_login(routes: APIRouter, auth: IdealAuth[Any]) -> None:
         response_class=RedirectResponse,
         responses={status: _RESPONSES[status] for status in (403, 503)},
     )
-    async def login(request: Request, next: str | None = None) -> Response:  # noqa: A002 - wire name
+    async def login(
+        request: Request,
+        next: str | None = None,  # noqa: A002 - wire name
+        remember: bool | None = None,
+    ) -> Response:
         session_of(request, auth)  # without the middleware nobody could stay signed in
-        attempt = _begin(auth, provider, request, next)
+        attempt = _begin(auth, provider, request, next, remember)
         try:
             where = await _authorization_request(provider, attempt)
         except (ProviderError, ConfigurationError) as error:
@@ -119,6 +124,8 @@ def add_login(routes: APIRouter, auth: IdealAuth[Any]) -> None:
         session_of(request, auth)
         attempt = _opened_attempt(auth, request, state)
         if attempt is None:
+            # At INFO: anybody can send one.
+            log.info("a callback came without an attempt that this browser began")
             return failure(request, 400, UNKNOWN_ATTEMPT)
         back = _Callback(code, error, iss)
         response = await _finish(auth, provider, request, attempt, back)
@@ -162,7 +169,11 @@ def _knows_who(provider: OAuthClient) -> bool:
 
 
 def _begin(
-    auth: IdealAuth[Any], provider: OAuthClient, request: Request, wanted: str | None
+    auth: IdealAuth[Any],
+    provider: OAuthClient,
+    request: Request,
+    wanted: str | None,
+    remember: bool | None,
 ) -> _Attempt:
     here = request.url
     callback = here.path.removesuffix("/login") + "/callback"
@@ -173,6 +184,7 @@ def _begin(
         redirect_uri=provider.redirect_uri
         or str(here.replace(path=callback, query="", fragment="")),
         next=local_path(wanted),
+        remember=remember,
         expires_at=int(auth.clock()) + ATTEMPT_SECONDS,
     )
 
@@ -237,6 +249,7 @@ async def _finish(
         session: Session[Any] = session_of(request, auth)
         await session.login(
             user,
+            attempt.remember,
             refresh_expires_in=tokens.refresh_expires_in,
             id_token=tokens.id_token if provider.checks_id_tokens else None,
         )
@@ -247,12 +260,14 @@ async def _finish(
 
 def _not_completed(request: Request, error: str | None) -> Response:
     told = error if error and _ERROR_CODE.fullmatch(error) else "no code"
+    log.info("a sign-in was not completed at the provider: %s", told)
     return failure(request, 400, f"The sign-in was not completed ({told}). Please start again.")
 
 
 def _sign_in_failed(request: Request, error: AuthError) -> Response:
     match error:
         case RefreshRejected():
+            log.info("a sign-in was refused: %s", error)
             return failure(request, 400, UNKNOWN_ATTEMPT)
         case IdentityRejected():
             log.warning("sign-in refused: %s", error)

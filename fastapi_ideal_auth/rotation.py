@@ -404,6 +404,7 @@ class Rotation(Generic[U]):
 
     def _has_ended(self, sid: bytes) -> None:
         _hint(self._ended, sid, None)
+        self.endings.forget(sid)
         self._newest.pop(sid, None)
         self._unpublished.pop(sid, None)
 

@@ -80,6 +80,8 @@ def add_transfer(routes: APIRouter, auth: IdealAuth[Any]) -> None:
             f'<form method="post" action="{target}">{form_field("ticket", ticket)}'
             f"<noscript><button>Continue</button></noscript></form>"
             f"<script>{_SUBMIT}</script>",
+            # Whatever the application's own Referrer-Policy: without one the form has no Origin.
+            head='<meta name="referrer" content="origin">',
             policy=f"; form-action {origin}; script-src 'sha256-{_SUBMIT_HASH}'",
             # Nor does a script that opened the page in a window look into it.
             headers={"Cross-Origin-Opener-Policy": "same-origin"},

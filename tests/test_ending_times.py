@@ -101,7 +101,7 @@ NOW, WITHIN, DUE = "at once", "within check_ended_every", "when due"
         (HERE, "cookie", None, DUE, DUE),
         ("everywhere", "cookie", None, DUE, DUE),
         (FROM_AFAR, "cookie", None, DUE, DUE),
-        (HERE, "cookie", 30, WITHIN, WITHIN),
+        (HERE, "cookie", 30, NOW, WITHIN),
         ("everywhere", "cookie", 30, NOW, WITHIN),
         (FROM_AFAR, "cookie", 30, NOW, WITHIN),
         # tokens in the store

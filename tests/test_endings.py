@@ -206,6 +206,17 @@ def test_a_copied_cookie_is_refused_after_sign_out(checking: World) -> None:
     assert other.get("/token", headers=headers).status_code == 401
 
 
+def test_a_copied_cookie_is_refused_at_once_where_its_session_was_signed_out(
+    checking: World,
+) -> None:
+    checking.sign_in()
+    copy = checking.cookie
+    assert copy is not None
+    assert checking.client.get("/token").status_code == 200  # looked at, just now
+    checking.client.post("/leave")
+    assert checking.present(copy).status_code == 401
+
+
 async def test_nobody_passes_while_the_first_look_is_under_way() -> None:
     import httpx2
 

@@ -288,3 +288,16 @@ def test_the_router_of_a_provider_without_userinfo_needs_none() -> None:
     site = Site(server)
     assert site.sign_in().status_code == 303
     assert site.browser.get("/me").json()["name"] == "Ada"
+
+
+@pytest.mark.parametrize(
+    ("query", "max_age"),
+    [("", 604_800), ("?remember=true", 2_592_000), ("?remember=false", None)],
+)
+def test_the_sign_in_may_be_remembered_or_end_with_the_browser(
+    site: Site, query: str, max_age: int | None
+) -> None:
+    response = site.sign_in(query)
+    (line,) = (line for line in response.headers.get_list("set-cookie") if "ideal_session=" in line)
+    assert ("Max-Age=" in line) is (max_age is not None)
+    assert max_age is None or f"Max-Age={max_age};" in line

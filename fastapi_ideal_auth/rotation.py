@@ -456,7 +456,13 @@ class Rotation(Generic[U]):
                 waited = True  # and at once: what changes before the wait begins wakes nobody
                 await store.wait(key_of(base.sid), timeout=max(0.0, after.lease_until - now))
                 continue
-            if meaning is not Says.ENDED and await noticed:
+            ended = False if meaning is Says.ENDED else await noticed
+            if ended is None and meaning in (Says.YOURS, Says.NEWER):
+                # Closed: a sign-out from afar that cannot be seen may be there.
+                release = partial(rec.released, owner=owner, retry_at=0.0)
+                await self._change(base.sid, release, store)
+                raise StoreUnavailable("the refresh store did not say who has been signed out")
+            if ended:
                 log.info("session %s was ended from afar", label(base.sid))
                 await self._put_out(after, base)
                 return Result(Answer.KNOWN_DEAD)
@@ -498,13 +504,14 @@ class Rotation(Generic[U]):
     def _serves(self, generation: Generation[U], resource: str | None) -> bool:
         return self._timing.token(generation, resource) is Token.FRESH
 
-    async def _noticed(self, base: Generation[U], store: GuardedStore) -> bool:
+    async def _noticed(self, base: Generation[U], store: GuardedStore) -> bool | None:
+        """Whether a notice ends the session; ``None``: the store does not say."""
         if store is self._fallback:
             return False
         try:
             return await self.endings.reached(base)
         except StoreUnavailable:
-            return False  # the lease, in the same store, tells of it
+            return None  # where it is down, the lease beside it tells of it
 
     async def _held_in_fallback(
         self, base: Generation[U], store: GuardedStore

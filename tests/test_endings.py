@@ -1,6 +1,7 @@
 """Sessions ended from afar: written down by user, noticed as each cookie is looked at."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import pytest
@@ -15,9 +16,10 @@ from fastapi_ideal_auth import (
     Session,
     StoreUnavailable,
 )
+from fastapi_ideal_auth.record import Record
 from fastapi_ideal_auth.testing import Clock, RotatingProvider, login
 
-from .support import BASE, SECRET, User, World, app_of
+from .support import BASE, SECRET, CountingStore, User, World, app_of
 
 NEW_SECRET = "another secret of the tests, at least as long as that"
 
@@ -289,3 +291,23 @@ def test_a_notice_outlives_the_rotation_of_secrets(written: list[str], read: lis
     run(before.end_sessions(user_id="1"))
     world.clock.advance(290)
     assert browser.get("/token").status_code == 401
+
+
+class Silent(CountingStore):
+    """It takes leases and does not say who has been signed out."""
+
+    async def look(self, keys: Sequence[str], *, now: float) -> list[Record | None]:
+        raise OSError("gone")
+
+
+def test_a_store_that_does_not_say_who_was_signed_out_refreshes_nobody() -> None:
+    world = World()
+    world.sign_in()
+    end_all(world)
+    silent = Silent(world.store.inner)
+    half = world.browser(app_of(world.another_auth(store=silent)))
+    half.cookies.update(dict(world.client.cookies))
+    world.clock.advance(301)
+    assert half.get("/token").status_code == 503
+    assert world.wire.requests == 0
+    assert world.client.get("/token").status_code == 401  # and the lease was given back

@@ -302,13 +302,24 @@ async def _user(
             by_alias=True,
         )
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        problems = _problems(error)
     else:
         return user
     raise ConfigurationError(
         f"the provider's claims do not make a {auth.user_model.__name__} ({'; '.join(problems)}); "
         f"ask for the scope that brings them, or map them with user_from_claims"
     )
+
+
+def _problems(error: ValidationError) -> list[str]:
+    """Which fields, and which rule. Texts may hold what was given: claims, which are somebody's
+    words, and tokens, which a validator of the whole model sees."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    places = ["".join(map(str, each["loc"][:1])) for each in found]
+    return [
+        f"{place if place.isidentifier() else 'the model'}: {each['type']}"
+        for place, each in zip(places, found, strict=True)
+    ]
 
 
 def _standard_claims(claims: Mapping[str, Any], tokens: TokenResponse) -> dict[str, Any]:

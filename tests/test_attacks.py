@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import httpx
 import pytest
 from fastapi import Depends
+from fastapi.testclient import TestClient
+from pydantic import ConfigDict, model_validator
 
-from fastapi_ideal_auth import Session, TokenResponse
+from fastapi_ideal_auth import IdealAuth, MemoryStore, Session, TokenResponse
 from fastapi_ideal_auth.testing import Clock, login
 
 from . import test_logout, test_sign_in, test_transfer
-from .support import User, World
+from .support import SECRET, User, World, app_of
 
 # -- logout CSRF ----------------------------------------------------------------------------------
 
@@ -130,3 +133,44 @@ def test_somebody_elses_token_for_a_resource_ends_the_session_too() -> None:
     asked = len(site.server.asked_for("/token"))
     assert site.browser.get("/token").status_code == 401
     assert len(site.server.asked_for("/token")) == asked  # the spent one is not presented
+
+
+# -- words of others in logs ----------------------------------------------------------------------
+
+
+class Suspicious(User):
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, given: Any) -> Any:
+        raise ValueError(f"cannot read {given}")
+
+
+class Forbidding(User):
+    model_config = ConfigDict(extra="forbid")
+    name: Literal["Ada"] = "Ada"
+
+
+@pytest.mark.parametrize("model", [Suspicious, Forbidding])
+def test_claims_that_make_no_user_are_not_repeated_in_the_log(
+    model: type[User], caplog: pytest.LogCaptureFixture
+) -> None:
+    site = test_sign_in.Site()
+    site.server.userinfo["name"] = "Eve\nERROR the session of root"
+    auth = IdealAuth(
+        model,
+        secret=SECRET,
+        provider=site.auth.provider,
+        store=MemoryStore(),
+        clock=site.clock,
+        http_client=site.server.client(httpx),
+        user_from_claims=lambda claims, tokens: {**claims, "id": claims["sub"], "a\nb": 1},
+    )
+    app = app_of(auth)
+    app.include_router(auth.router)
+    browser = TestClient(app, base_url=test_sign_in.APP, follow_redirects=False)
+    back = site.server.approve(browser.get("/login").headers["location"])
+    assert browser.get(back).status_code == 503
+    assert f"do not make a {model.__name__}" in caplog.text
+    written = [record.getMessage() for record in caplog.records]
+    assert not any("Eve" in text or "\n" in text for text in written)
+    assert not any(token in caplog.text for token in site.server.refresh_tokens)

@@ -362,7 +362,7 @@ def test_claims_that_make_no_user_are_an_operators_error(caplog: pytest.LogCaptu
     site = Site(user_from_claims=lambda claims, tokens: {"email": 5})
     response = site.sign_in()
     assert response.status_code == 503
-    assert "do not make a User (id: Field required" in caplog.text
+    assert "do not make a User (id: missing" in caplog.text
 
 
 def test_the_router_says_what_it_needs() -> None:

@@ -197,4 +197,6 @@ def _identifier(claims: Mapping[str, Any], name: str) -> str:
 def _same(one: object, other: object) -> bool:
     if not isinstance(one, str) or not isinstance(other, str):
         return False
-    return hmac.compare_digest(one.encode("utf-8", "replace"), other.encode("utf-8", "replace"))
+    # "replace" would make one of every lone surrogate, and JSON has escapes for them.
+    first, second = (text.encode("utf-8", "surrogatepass") for text in (one, other))
+    return hmac.compare_digest(first, second)

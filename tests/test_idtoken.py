@@ -282,3 +282,10 @@ def test_times_that_are_no_times_hold_nowhere() -> None:
     for value in (math.nan, math.inf, -math.inf):
         with pytest.raises(IdentityRejected):
             check({"exp": value, "iat": value})
+
+
+@pytest.mark.parametrize(("one", "other"), [("ada\ud800", "ada?"), ("ada\ud800", "ada\udfff")])
+def test_two_subjects_are_one_only_if_they_are_the_same(one: str, other: str) -> None:
+    check_userinfo({"sub": one}, {"sub": one})
+    with pytest.raises(IdentityRejected):
+        check_userinfo({"sub": other}, {"sub": one})

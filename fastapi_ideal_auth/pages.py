@@ -14,6 +14,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from .cookies import CookieSettings
+from .origin import local_path
 
 LONGEST_FORM: Final = 65_536
 """Bytes of a posted form that are read."""
@@ -47,8 +48,8 @@ def failure(request: Request, status: int, message: str) -> Response:
     headers = {"Retry-After": "5"} if status == 503 else None
     if "text/html" not in request.headers.get("accept", ""):
         return JSONResponse({"detail": message}, status, headers)
-    path = request.url.path
-    again = path if path.endswith("/login") else path.removesuffix("/callback") + "/login"
+    # The routes that fail are neighbours of /login. A path may itself begin like a host's name.
+    again = local_path(request.url.path.rpartition("/")[0] + "/login")
     link = f'<p><a href="{escape(again, quote=True)}">Sign in</a></p>'
     return page("Not signed in", escape(message), link, status=status, headers=headers)
 

@@ -51,6 +51,7 @@ ATTEMPTS: Final = 4
 """Attempts one browser may have open; more would crowd the request's headers."""
 _PURPOSE: Final = "login"
 _STATE: Final = re.compile(r"[A-Za-z0-9_-]{22}")  # 128 bits
+_OURS: Final = re.compile(r"[A-Za-z0-9_-]{8}")  # another's cookie may begin as ours do
 _ERROR_CODE: Final = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}")  # RFC 6749 §4.1.2.1
 
 NOT_PROVEN: Final = "It is not certain who signed in. Please start again."
@@ -74,6 +75,9 @@ class _Attempt(NamedTuple):
     next: str
     remember: bool | None
     expires_at: int
+
+    def __repr__(self) -> str:  # error reporters show local variables
+        return "<attempt to sign in>"
 
 
 def add_login(routes: APIRouter, auth: IdealAuth[Any]) -> None:
@@ -140,6 +144,9 @@ class _Callback(NamedTuple):
     error: str | None
     iss: str | None
 
+    def __repr__(self) -> str:  # likewise, and it has the code
+        return "<callback>"
+
 
 def _sign_in_provider(auth: IdealAuth[Any]) -> OAuthClient:
     provider = auth.provider
@@ -205,7 +212,11 @@ def _attempt_name(auth: IdealAuth[Any], state: str) -> str:
 
 def _open_attempts(auth: IdealAuth[Any], request: Request) -> list[str]:
     prefix = f"{auth.native_name}-login-"
-    return [name for name in request.cookies if name.startswith(prefix)]
+    return [
+        name
+        for name in request.cookies
+        if name.startswith(prefix) and _OURS.fullmatch(name, len(prefix))
+    ]
 
 
 def _attempt_cookie(auth: IdealAuth[Any], attempt: _Attempt) -> str:

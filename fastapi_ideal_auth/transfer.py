@@ -46,6 +46,9 @@ class _Ticket(NamedTuple):
     next: str
     session: bytes
 
+    def __repr__(self) -> str:  # error reporters show local variables
+        return "<ticket>"
+
 
 def add_transfer(routes: APIRouter, auth: IdealAuth[Any]) -> None:
     """Add ``GET /transfer``, which sends a browser on, and ``POST /transfer``, which takes it."""

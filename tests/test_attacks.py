@@ -6,12 +6,15 @@ from typing import Annotated, Any, Literal
 
 import httpx
 import pytest
-from fastapi import Depends
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.testclient import TestClient
 from pydantic import ConfigDict, model_validator
 
 from fastapi_ideal_auth import IdealAuth, MemoryStore, Session, TokenResponse
+from fastapi_ideal_auth.login import _Attempt, _Callback
+from fastapi_ideal_auth.pages import failure
 from fastapi_ideal_auth.testing import Clock, login
+from fastapi_ideal_auth.transfer import _Ticket
 
 from . import test_logout, test_sign_in, test_transfer
 from .support import SECRET, User, World, app_of
@@ -174,3 +177,40 @@ def test_claims_that_make_no_user_are_not_repeated_in_the_log(
     written = [record.getMessage() for record in caplog.records]
     assert not any("Eve" in text or "\n" in text for text in written)
     assert not any(token in caplog.text for token in site.server.refresh_tokens)
+
+
+def test_no_value_of_a_sign_in_or_a_transfer_shows_what_it_holds() -> None:
+    shown = [
+        _Attempt("state", "nonce", "verifier", "https://app.example", "/", None, 0),
+        _Callback("code", None, None),
+        _Ticket(b"id", 0, "/", b"session"),
+    ]
+    assert list(map(repr, shown)) == ["<attempt to sign in>", "<callback>", "<ticket>"]
+
+
+# -- pages that lead on ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prefix", "link"), [("", "/login"), ("/auth", "/auth/login"), ("//evil.example", "/")]
+)
+@pytest.mark.parametrize("route", ["login", "callback", "transfer"])
+def test_a_page_that_says_no_leads_to_the_sign_in(route: str, prefix: str, link: str) -> None:
+    app = FastAPI()
+
+    @app.get("/{path:path}")
+    async def refuse(request: Request) -> Response:
+        return failure(request, 400, "no")
+
+    browser = TestClient(app, base_url="https://testserver")
+    url = f"https://testserver{prefix}/{route}"
+    answer = browser.get(url, headers={"accept": "text/html"})
+    assert f'href="{link}"' in answer.text
+
+
+def test_a_cookie_that_begins_like_an_attempt_is_left_alone() -> None:
+    site = test_sign_in.Site()
+    others = [f"{site.auth.cookie_name}-login-{name}" for name in ("admin", "a-session", "x" * 9)]
+    header = "; ".join(f"{name}=1" for name in (*others, *(f"{name}.0" for name in others)))
+    answer = site.new_browser().get("/login", headers={"cookie": header})
+    assert len(answer.headers.get_list("set-cookie")) == 1

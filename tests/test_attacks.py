@@ -231,7 +231,7 @@ def seals() -> dict[str, Any]:
     auth = family.auth
     user = family.world.user()
     generation = begin(user, now=family.clock(), remember=None, lifetimes=auth.lifetimes)
-    attempt = _Attempt("A" * 22, "n", "v" * 43, f"{test_transfer.ONE}/callback", "/me", 2**31)
+    attempt = _Attempt("A" * 22, "n", "v" * 43, f"{test_transfer.ONE}/callback", "/me", None, 2**31)
     namesake = family.world.another_auth(cookie_name="another")
     sealed = {
         "session": auth.cookie_lines(generation, Presented(), now=family.clock())[0],

@@ -178,7 +178,7 @@ def _own(data: Mapping[str, Any]) -> str:
     try:
         name = label(b64decode(cast("str", sid)))
     except (ValueError, TypeError, AttributeError):
-        return f"session     without {', '.join(OWN)}: it gets an id made from its tokens"
+        return f"session     without {', '.join(OWN)}: it gets an id made from its user and tokens"
     return f"session     {name}, generation {_printable(str(gen))}"
 
 

@@ -10,8 +10,8 @@ without looking at it. Nothing here knows how the text is sealed.
 
 Node may write at any time, without our store. So ``sid`` and ``gen`` count only for the very user
 and tokens they were written with (``kept.mark``). Where they are gone, or the tokens are others,
-the session gets an id made from its tokens: all requests with that cookie meet in one record, and
-the record of no other tokens speaks for it.
+the session gets an id made from its user and tokens: all requests with that cookie meet in one
+record, and the record of no others speaks for it.
 """
 
 from __future__ import annotations
@@ -343,9 +343,10 @@ def _mark(generation: Generation[Any], *, tokens: bool) -> str:
 def _sid_of(user: SessionUser) -> bytes:
     """The id of a session that has none: as hard to guess as its tokens.
 
-    The access token counts too: a refresh token that is good for years is not one session.
+    The access token counts too: a refresh token that is good for years is not one session. And the
+    user: a Node side may have one grant for all of them, and no record may speak for two.
     """
-    made = hashlib.sha256(b"sid" + _hashed(user.refresh_token, user.access_token))
+    made = hashlib.sha256(b"sid" + _hashed(user.id, user.refresh_token, user.access_token))
     return made.digest()[:SID_BYTES]
 
 

@@ -204,7 +204,7 @@ def test_a_native_seal_with_something_else_inside_is_no_session() -> None:
 def test_a_session_of_nodes_alone_is_told_too() -> None:
     data = {"accessToken": ACCESS, "refreshToken": 7, "\x1b[31m": 1}
     text = told(iron_of({"uid": "1", "iat": NOW, "exp": NOW + 100, "ttl": 100, "data": data}))
-    assert "without sid, gen, kept: it gets an id made from its tokens" in text
+    assert "without sid, gen, kept: it gets an id made from its user and tokens" in text
     assert "refreshToken: not text" in text
     assert "\x1b" not in text
     assert "good" in text

@@ -642,15 +642,16 @@ def test_other_tokens_bring_nothing_that_belongs_to_the_old_ones(node_iron: Node
     assert (found.remember, found.deadline) == (False, 6_000)
 
 
-def test_the_id_of_a_session_without_one_is_made_from_its_tokens() -> None:
-    def sid(**changes: Any) -> bytes:
+def test_the_id_of_a_session_without_one_is_made_from_its_user_and_tokens() -> None:
+    def sid(uid: object = "1", **changes: Any) -> bytes:
         user = {"accessToken": "a", "refreshToken": "r", **changes}
-        payload = {"uid": "1", "iat": 1, "exp": 9, "ttl": 8, "data": user}
+        payload = {"uid": uid, "iat": 1, "exp": 9, "ttl": 8, "data": user}
         return CODEC.unpack(json.dumps(payload).encode()).sid
 
     assert len(sid()) == 16
-    assert sid() == sid(tags=["other"])
-    assert len({sid(), sid(accessToken="b"), sid(refreshToken="b"), sid(refreshToken=None)}) == 4
+    assert sid() == sid(tags=["other"]) == sid(1)
+    others = (sid(accessToken="b"), sid(refreshToken="b"), sid(refreshToken=None), sid("2"))
+    assert len({sid(), *others}) == 5
 
 
 def test_the_payload_follows_the_models_aliases() -> None:
@@ -992,6 +993,32 @@ def test_nobody_gets_the_tokens_of_who_was_signed_in_before(
         without = {name: value for name, value in spread.items() if "Token" not in name}
         shared.hold(ideal.login({**without, "id": "bob"}))
         assert shared.client.get("/token").status_code == 401
+
+
+@pytest.mark.parametrize("tokens", ["cookie", "store"])
+def test_users_with_the_same_tokens_are_not_one_session(node_iron: NodeIron, tokens: str) -> None:
+    """A Node side may keep one grant for all of its users, or write a word for a token."""
+    shared = Shared(tokens=tokens)
+    ideal = IdealAuthNode(node_iron)
+    of_all = node_user(shared.user())
+    ada, bob = (ideal.login({**of_all, "id": name}) for name in ("ada", "bob"))
+    shared.due()
+    assert shared.present(ada).json()["id"] == "ada"
+    # The grant is spent, which is between Node and its provider.
+    assert shared.present(bob).json() == {"detail": "Not signed in"}
+
+
+def test_a_sign_out_ends_no_session_of_another_user_with_the_same_token(
+    node_iron: NodeIron,
+) -> None:
+    shared = Shared(check_ended_every=0)
+    ideal = IdealAuthNode(node_iron)
+    of_all = node_user(shared.user(), accessToken="none", refreshToken=None, expiresAt=None)
+    ada, bob = (ideal.login({**of_all, "id": name}) for name in ("ada", "bob"))
+    shared.hold(ada)
+    shared.client.post("/leave")
+    assert shared.present(ada).status_code == 401
+    assert shared.present(bob).status_code == 200
 
 
 def test_no_token_is_logged(

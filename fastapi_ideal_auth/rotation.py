@@ -38,7 +38,7 @@ from .record import LONGEST_COOL_OFF, Change, Record, Says, key_of
 from .refresh import Answer, Token, freshness
 from .seal import KeyRing
 from .stores import Applied, MemoryStore, unchanged
-from .user import SessionUser
+from .user import TOKENS, SessionUser
 
 U = TypeVar("U", bound=SessionUser)
 
@@ -334,6 +334,8 @@ class Rotation(Generic[U]):
             self._remember(held)
             if held.gen > generation.gen and self._timing.token(held) is Token.FRESH:
                 self._tell(EventKind.HANDED_OVER, held.sid, held)
+        if held.gen == generation.gen:
+            held = _with_fields_of(generation, held)
         return _as_long_as(generation, held)
 
     async def acknowledge(self, generation: Generation[U], *, at: float) -> None:
@@ -904,6 +906,12 @@ def _as_long_as(other: Generation[U], generation: Generation[U]) -> Generation[U
     if other.expires_at <= generation.expires_at:
         return generation
     return lasting(generation, until=other.expires_at)
+
+
+def _with_fields_of(carried: Generation[U], held: Generation[U]) -> Generation[U]:
+    """The tokens of the store and the other fields of the cookie: a Node side may change those."""
+    tokens = {name: getattr(held.user, name) for name in (*TOKENS, "expires_at")}
+    return held._replace(user=carried.user.model_copy(update=tokens))
 
 
 def _since(began: float) -> float:

@@ -388,6 +388,29 @@ def test_what_node_knew_of_one_user_does_not_pass_to_the_next(
     assert any("theme" not in ideal.user(str(value)) for value in held)
 
 
+@pytest.mark.parametrize("tokens", ["cookie", "store"])
+@pytest.mark.parametrize("refreshes", [0, 1])
+def test_what_node_changed_of_the_user_counts(
+    node_iron: NodeIron, tokens: str, refreshes: int
+) -> None:
+    """A role that Node took away is gone, wherever the tokens are."""
+    shared = Shared(tokens=tokens)
+    ideal = IdealAuthNode(node_iron)
+    shared.sign_in()
+    for _ in range(refreshes):
+        shared.due()
+        shared.client.get("/token")
+    payload = ideal.payload(shared.held())
+    payload["data"]["name"] = "Changed"
+    shared.hold(ideal.seal(payload))
+    assert shared.client.get("/me").json()["name"] == "Changed"
+    shared.due()
+    assert shared.client.get("/me").json()["name"] == "Changed"
+    assert ideal.user(shared.held())["name"] == "Changed"
+    assert shared.client.get("/me").json()["name"] == "Changed"
+    assert shared.wire.provider.calls == refreshes + 1
+
+
 def test_a_member_of_the_payload_itself_survives_too(shared: Shared, node_iron: NodeIron) -> None:
     ideal = IdealAuthNode(node_iron)
     payload = ideal.payload(ideal.login(node_user(shared.user())))

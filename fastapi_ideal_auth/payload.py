@@ -66,9 +66,7 @@ class Rest(NamedTuple):
 
 def seconds(value: Any) -> int:
     """Unix seconds, from whatever number JavaScript made of them. Raises ``ValueError``."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError("not a time")
-    if value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise ValueError("not a time")
     return min(int(value), LATEST)
 
@@ -173,8 +171,8 @@ class PayloadCodec(Codec[U]):
         }
         data = _joined(others, self._dumped(user), self._tokens(user) if tokens else {}, own)
         text = f'{_text(head)[:-1]},"data":{data}}}'
-        # A lone surrogate is refused where the text is read: here its error would hold the text.
-        return text.encode("utf-8", "surrogatepass")
+        # What UTF-8 cannot hold is a lone surrogate, and its \ud83d is JSON as well.
+        return text.encode("utf-8", "backslashreplace")
 
     def rest(self, data: bytes) -> Rest | None:
         """What of a payload is Node's alone; ``None`` for what is no payload."""

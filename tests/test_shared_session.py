@@ -34,7 +34,9 @@ from fastapi_ideal_auth import (
 )
 from fastapi_ideal_auth.cookies import read
 from fastapi_ideal_auth.generation import Generation, Lifetimes, ResourceToken, begin, subject
+from fastapi_ideal_auth.inspection import report
 from fastapi_ideal_auth.payload import OWN, PayloadCodec
+from fastapi_ideal_auth.seal import KeyRing
 from fastapi_ideal_auth.testing import START, login
 
 from .providers.iron_node import IRON_SESSION_8, IRON_SESSION_9, SESSIONS, NodeIron
@@ -735,6 +737,31 @@ def test_fields_that_the_model_forbids_are_still_nodes(node_iron: NodeIron) -> N
     found = codec.rest(data)
     assert found is not None
     assert found.data == {"b": 2}
+
+
+def test_a_text_that_javascript_cut_inside_a_character_stays_as_it_is(
+    shared: Shared, node_iron: NodeIron
+) -> None:
+    """``"ad 🗝".slice(0, 4)`` ends in half a surrogate pair, which UTF-8 cannot hold."""
+    ideal = IdealAuthNode(node_iron, fields=(*FIELDS, "theme"))
+    shared.hold(ideal.login(node_user(shared.user(), theme={"cut \ud83d": "\udddd ключ 🗝"})))
+    shared.due()
+    assert shared.client.get("/token").status_code == 200
+    assert ideal.user(shared.held())["theme"] == {"cut \ud83d": "\udddd ключ 🗝"}
+
+
+@pytest.mark.parametrize("huge", ["9" * 400, "1e999", "-" + "9" * 400])
+def test_a_number_beyond_all_bounds_upsets_nothing(shared: Shared, huge: str) -> None:
+    kept = f'{{"accessToken":"a","kept":{{"until":{huge}}}}}'
+    for text in (
+        f'{{"uid":"1","iat":{huge},"exp":9999999999,"ttl":1,"data":{{"accessToken":"a"}}}}',
+        f'{{"uid":"1","iat":1,"exp":9999999999,"ttl":1,"data":{kept}}}',
+    ):
+        value = sealed_text(text)
+        assert shared.present(value).status_code in (200, 401)
+        shared.hold(value)
+        login(shared.client, shared.auth, shared.user())  # and it is replaced like any other
+        assert report(value, ring=KeyRing(SECRET), cookie_name=NAME, now=shared.clock.now).lines
 
 
 def test_what_is_no_payload_has_no_rest() -> None:

@@ -340,30 +340,31 @@ class IdealAuth(Generic[U]):
 
     def opened(self, cookies: Presented, *, now: float) -> Generation[U] | None:
         """The newest live session among the cookies of a request; ``None`` if none opens."""
+        newest = self._opened(cookies, self.cookies.name, now)
+        if cookies.also is None or self.cookies.also is None:
+            return newest
+        other = self._opened(cookies.also, self.cookies.also.decode("ascii"), now)
+        found = [each for each in (newest, other) if each is not None]
+        return max(found, key=_order, default=None)
+
+    def _opened(self, cookies: Presented, name: str, now: float) -> Generation[U] | None:
         newest: Generation[U] | None = None
         for value in candidates(cookies):
-            generation = self._unsealed(value, now)
+            generation = self._unsealed(value, name, now)
             if generation is None:
                 continue
-            # A bare cookie and a cut one may both be there: of two sessions the later sign-in
-            # counts, of one session the newer generation.
             if generation.expires_at > now and (
-                newest is None
-                or (generation.issued_at, generation.gen) > (newest.issued_at, newest.gen)
+                newest is None or _order(generation) > _order(newest)
             ):
                 newest = generation
             if value is not cookies.bare:
                 break  # the longest run that opens is the cut one
-        if cookies.also is None:
-            return newest
-        other = self.opened(cookies.also, now=now)
-        found = [each for each in (newest, other) if each is not None]
-        return max(found, key=lambda each: (each.issued_at, each.gen), default=None)
+        return newest
 
-    def _unsealed(self, value: str, now: float) -> Generation[U] | None:
+    def _unsealed(self, value: str, name: str, now: float) -> Generation[U] | None:
         for each in self._formats:
             try:
-                return each.open(value, now=now)
+                return each.open(value, name=name, now=now)
             except InvalidCookie:
                 continue
         return None
@@ -413,6 +414,12 @@ class IdealAuth(Generic[U]):
                 size,
                 _told(self._formats[0].codec.sizes(generation)),
             )
+
+
+def _order(generation: Generation[Any]) -> tuple[int, int]:
+    """A bare cookie and a cut one, or two names, may both be there: of two sessions the later
+    sign-in counts, of one session the newer generation."""
+    return generation.issued_at, generation.gen
 
 
 def _told(sizes: Mapping[str, int]) -> str:

@@ -88,8 +88,8 @@ class Format(Protocol[U]):
     @property
     def codec(self) -> Codec[U]: ...
 
-    def open(self, text: str, *, now: float) -> Generation[U]:
-        """Raises `InvalidCookie`, always the same."""
+    def open(self, text: str, *, name: str, now: float) -> Generation[U]:
+        """``name``: of the cookie it came in. Raises `InvalidCookie`, always the same."""
         ...
 
     def seal(
@@ -107,8 +107,8 @@ class NativeFormat(Generic[U]):
     sealer: Sealer
     name: str
 
-    def open(self, text: str, *, now: float) -> Generation[U]:
-        return self.codec.unpack(self.sealer.open(text, purpose=SESSION, name=self.name))
+    def open(self, text: str, *, name: str, now: float) -> Generation[U]:
+        return self.codec.unpack(self.sealer.open(text, purpose=SESSION, name=name))
 
     def seal(
         self, generation: Generation[U], *, tokens: bool, replaced: Iterable[str], now: float
@@ -125,7 +125,7 @@ class IronFormat(Generic[U]):
     passwords: Sequence[Password]
     any_id: bool
 
-    def open(self, text: str, *, now: float) -> Generation[U]:
+    def open(self, text: str, *, name: str, now: float) -> Generation[U]:
         return self.codec.unpack(self._unsealed(text, now))
 
     def seal(

@@ -545,7 +545,7 @@ def test_a_refusal_hangs_on_nothing_and_tells_nothing(shared: Shared) -> None:
     (form,) = shared.auth._formats
     for text in ("", "Fe26.2", sealed_text("null"), sealed_text('{"uid":"at-secret"}')):
         with pytest.raises(InvalidCookie) as caught:
-            form.open(text, now=shared.clock.now)
+            form.open(text, name=NAME, now=shared.clock.now)
         assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
@@ -844,6 +844,17 @@ def test_another_sealer_signs_nobody_out(
     moving.refresh()
     assert moving.world.wire.provider.reused == 0
     assert moving.world.wire.provider.calls == 2
+
+
+@pytest.mark.parametrize("sealer", [[NATIVE, IRON], [IRON, NATIVE]], ids=["after", "before"])
+def test_a_native_seal_counts_under_its_own_name_alone(shared: Shared, sealer: Any) -> None:
+    """A sibling subdomain can set the other name, and could have a session of its own to set."""
+    auth, native = shared.another_auth(sealer=sealer), shared.another_auth(sealer=NATIVE)
+    begun = begin(shared.user(), now=shared.clock.now, remember=None, lifetimes=LIFETIMES)
+    (line,) = native.cookie_lines(begun, read("", native.cookies), now=shared.clock.now)
+    name, _, value = line.partition(";")[0].partition("=")
+    assert auth.opened(read(f"{name}={value}", auth.cookies), now=shared.clock.now) == begun
+    assert auth.opened(read(f"{NAME}={value}", auth.cookies), now=shared.clock.now) is None
 
 
 def test_hosts_before_and_after_a_change_of_sealers_serve_one_session(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from pydantic import AliasChoices
@@ -149,16 +149,15 @@ class PayloadCodec(Codec[U]):
             )
 
     def pack(
-        self, generation: Generation[U], *, tokens: bool = True, rest: Rest | None = None
+        self, generation: Generation[U], *, tokens: bool = True, rests: Iterable[Rest] = ()
     ) -> bytes:
-        """The payload, with what ``rest`` has of Node's where it is of the same sign-in."""
+        """The payload, with what the first of ``rests`` of the same sign-in has of Node's."""
         user = generation.user
-        top: Members = {}
-        others: Members = {}
-        if rest is not None and (rest.uid, rest.issued_at) == (user.id, generation.issued_at):
-            top, others = rest.top, rest.data
+        signed_in = (user.id, generation.issued_at)
+        others = (each for each in rests if (each.uid, each.issued_at) == signed_in)
+        rest = next(others, Rest(*signed_in, {}, {}))
         head = {
-            **top,
+            **rest.top,
             "uid": user.id,
             "iat": generation.issued_at,
             "exp": generation.expires_at,
@@ -169,7 +168,7 @@ class PayloadCodec(Codec[U]):
             "gen": generation.gen,
             "kept": self._kept(generation, tokens=tokens),
         }
-        data = _joined(others, self._dumped(user), self._tokens(user) if tokens else {}, own)
+        data = _joined(rest.data, self._dumped(user), self._tokens(user) if tokens else {}, own)
         text = f'{_text(head)[:-1]},"data":{data}}}'
         # What UTF-8 cannot hold is a lone surrogate, and its \ud83d is JSON as well.
         return text.encode("utf-8", "backslashreplace")

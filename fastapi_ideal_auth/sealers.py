@@ -7,7 +7,7 @@ format of an `IdealAuth` writes, all of them read. Nothing here knows a request.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
@@ -131,21 +131,21 @@ class IronFormat(Generic[U]):
     def seal(
         self, generation: Generation[U], *, tokens: bool, replaced: Iterable[str], now: float
     ) -> str:
-        rest = self._rest(replaced, now)
         return iron.seal(
-            self.codec.pack(generation, tokens=tokens, rest=rest),
+            self.codec.pack(generation, tokens=tokens, rests=self._rests(replaced, now)),
             password=self.passwords[0],
             expires_at=generation.expires_at * 1000,
             random_bytes=_random_bytes,
         )
 
-    def _rest(self, replaced: Iterable[str], now: float) -> Rest | None:
+    def _rests(self, replaced: Iterable[str], now: float) -> Iterator[Rest]:
         for text in replaced:
             try:
-                return self.codec.rest(self._unsealed(text, now))
+                rest = self.codec.rest(self._unsealed(text, now))
             except InvalidCookie:
                 continue
-        return None
+            if rest is not None:
+                yield rest
 
     def _unsealed(self, text: str, now: float) -> bytes:
         return iron.unseal(text, passwords=self.passwords, any_id=self.any_id, now=now)

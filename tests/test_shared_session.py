@@ -380,6 +380,21 @@ def test_what_only_node_knows_survives_a_refresh_here(shared: Shared, node_iron:
     assert shared.wire.provider.calls == 2
 
 
+def test_what_only_node_knows_survives_beside_a_cookie_of_another_session(
+    shared: Shared, node_iron: NodeIron
+) -> None:
+    """A stale one, or one that another subdomain set."""
+    ideal = IdealAuthNode(node_iron, fields=(*FIELDS, "theme"))
+    auth = shared.another_auth(sealer=[IronSealer(host_prefix=True), IronSealer()])
+    other = ideal.login(node_user(shared.user(), id="2"))
+    value = ideal.login(node_user(shared.user(), theme="dark"))
+    for header in (f"{HOST_NAME}={other}; {NAME}={value}", f"{HOST_NAME}={value}; {NAME}={other}"):
+        found = auth.opened(read(f"{NAME}={value}", auth.cookies), now=shared.clock.now)
+        assert found is not None
+        line, *_ = auth.cookie_lines(found, read(header, auth.cookies), now=shared.clock.now)
+        assert ideal.user(line.partition(";")[0].partition("=")[2])["theme"] == "dark"
+
+
 def test_what_node_knew_of_one_user_does_not_pass_to_the_next(
     shared: Shared, node_iron: NodeIron
 ) -> None:
@@ -723,7 +738,9 @@ def test_fields_that_the_model_lets_pass_stay_the_users() -> None:
     begun = begin(user, now=1, remember=None, lifetimes=LIFETIMES)
     data = codec.pack(begun)
     assert codec.unpack(data) == begun
-    assert codec.pack(begun, rest=codec.rest(data)) == data
+    rest = codec.rest(data)
+    assert rest is not None
+    assert codec.pack(begun, rests=[rest]) == data
 
 
 def test_fields_that_the_model_forbids_are_still_nodes(node_iron: NodeIron) -> None:

@@ -276,12 +276,13 @@ class IdealAuth(Generic[U]):
                 "auth.install(app) after the app has started; call it right after app = FastAPI()"
             )
         installed: dict[str, object] = app.__dict__.setdefault("_ideal_auth", {})
-        if self.cookie_name in installed:
+        # By this name: another sealer's may be the same session, and what is named after it is.
+        if self.native_name in installed:
             raise ConfigurationError(
                 f"the cookie {self.cookie_name} already belongs to an IdealAuth of this app: "
                 f"install each once, and give a second one its own cookie_name"
             )
-        installed[self.cookie_name] = self
+        installed[self.native_name] = self
         build: Callable[[], ASGIApp] = app.build_middleware_stack
 
         # Around the finished stack rather than into it: what is added as a middleware sits inside

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -1000,6 +1001,14 @@ def test_what_are_no_numbers_of_secrets_is_refused(ids: Any) -> None:
 def test_each_secret_needs_a_number(ids: list[int]) -> None:
     with pytest.raises(ConfigurationError, match="one for each"):
         IdealAuth(User, secret=SECRET, sealer=IronSealer(ids=ids))
+
+
+def test_two_sessions_of_one_name_are_refused_whatever_seals_them(shared: Shared) -> None:
+    app = FastAPI()
+    shared.another_auth(sealer=[NATIVE, IRON]).install(app)
+    with pytest.raises(ConfigurationError, match="ideal_session already belongs to an IdealAuth"):
+        shared.another_auth(sealer=IRON).install(app)
+    shared.another_auth(sealer=IRON, cookie_name="admin_session").install(app)
 
 
 def test_fields_that_are_called_as_our_own_members_are_refused() -> None:

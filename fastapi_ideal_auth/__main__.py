@@ -24,6 +24,8 @@ generation and bytes by field; of tokens only how long they are, of other fields
 input is the cookie's value, name=value, or a whole Cookie header. The secret is in the environment
 variable {SECRET_VARIABLE}; several are put on a line each, or apart by spaces. Ends with
 status 1 for a cookie that is not good, and says which check it failed."""
+_PASTE = """Paste the cookie, then Enter and Ctrl-D (on Windows Ctrl-Z and Enter). A terminal cuts
+lines after 4,095 characters: pipe a longer one into this command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,9 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ring = KeyRing(secrets_in(os.environ, given.secret_variable))
     except ConfigurationError as error:
         inspect.error(f"{given.secret_variable}: {error}")
+    if sys.stdin.isatty():
+        print(_PASTE, file=sys.stderr)
     _end_with(
         report(
-            sys.stdin.read(LONGEST_INPUT),
+            # Whoever sent the cookie chose its bytes, and the locale's encoding may refuse some.
+            sys.stdin.buffer.read(LONGEST_INPUT).decode("latin-1"),
             ring=ring,
             cookie_name=given.cookie_name,
             purpose=given.purpose,

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from pydantic import ConfigDict
+from pydantic import AliasChoices, AliasGenerator, ConfigDict
+from pydantic.alias_generators import to_camel
 
 from . import iron
 from .cookies import CookieSettings, read, replaceable
 from .errors import InvalidCookie
-from .generation import Codec, Generation, label
+from .generation import Codec, Generation, Lifetimes, label
 from .iron import Password
-from .payload import OWN, seconds
-from .seal import KEY_ID_BYTES, Failed, KeyRing, b64decode
+from .payload import OWN, PayloadCodec, seconds
+from .seal import KEY_ID_BYTES, Failed, KeyRing, b64decode, b64encode
 from .sealers import SESSION
 from .user import TOKENS, SessionUser
 
@@ -44,6 +45,16 @@ class AnyUser(SessionUser):
     """Every field, whatever the application's model calls it."""
 
     model_config = ConfigDict(extra="allow")
+
+
+class AnyNodeUser(AnyUser):
+    """The same, with the tokens under their own names or as JavaScript would write them."""
+
+    model_config = ConfigDict(
+        alias_generator=AliasGenerator(
+            validation_alias=lambda name: AliasChoices(name, to_camel(name))
+        )
+    )
 
 
 def report(
@@ -115,6 +126,7 @@ def _native(value: str, ring: KeyRing, cookie_name: str, purpose: str, now: floa
     opened = next((each for each in tried if isinstance(each, bytes)), failed)
     if isinstance(opened, Failed):
         return _bad(opened.value, head)
+    head.append(f"sealed for  {_printable(list(names)[tried.index(opened)])}")
     head.append(f"size        {len(value)} characters, {len(opened)} bytes inside")
     if purpose != SESSION:
         return Report(True, (*head, f"purpose     {_printable(purpose)}"))
@@ -131,7 +143,8 @@ def _native(value: str, ring: KeyRing, cookie_name: str, purpose: str, now: floa
     sizes = codec.sizes(generation)
     for name, field in (user.model_extra or {}).items():
         sizes[name] = len(_json(field))
-    lines = [*head, *_times(generation, now), *_masked(tokens)]
+    mode = {True: "yes", None: "no", False: "no: until the browser closes"}[generation.remember]
+    lines = [*head, *_times(generation, now), f"remembered  {mode}", *_masked(tokens)]
     return _judged(lines, sizes, generation.expires_at, now)
 
 
@@ -141,7 +154,7 @@ def _iron(value: str, ring: KeyRing, cookie_name: str, purpose: str, now: float)
     tried = [iron.examine(value, passwords=each, any_id=True, now=0) for each in passwords]
     fits = [isinstance(each, bytes) for each in tried]
     opened = tried[fits.index(True)] if any(fits) else tried[0]
-    key_id = iron.password_id(value) or "none"
+    key_id = _printable(iron.password_id(value) or "none")
     head = ["format      Fe26.2 (iron-session)", f"key id      {key_id} ({_which(fits)})"]
     if isinstance(opened, Failed):
         return _bad(opened.value, head)
@@ -153,14 +166,14 @@ def _iron(value: str, ring: KeyRing, cookie_name: str, purpose: str, now: float)
         sizes = {name: len(_json(each)) for name, each in data.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return _bad(NOT_A_SESSION, head)
+    use = f"{purpose}:{cookie_name}"
     made_for = _member(data, "kept", "for")
-    if made_for is not None and made_for != f"{purpose}:{cookie_name}":
-        return _bad(f"it was made for {_printable(str(made_for))}", head)
+    if made_for is not None and made_for != use:
+        told = _printable(made_for) if isinstance(made_for, str) else "something else"
+        return _bad(f"it was made for {told}", head)
     lines = [
         *head,
-        _own(data),
-        f"signed in   {_moment(issued_at, now)}",
-        f"ends        {_moment(expires_at, now)}",
+        *(_of_node(opened, data, use, now) or _unread(issued_at, expires_at, now)),
         *_masked({name: each for name, each in data.items() if "token" in name.lower()}),
     ]
     sealed_until = iron.expiry(value)
@@ -173,13 +186,26 @@ def _which(fits: list[bool]) -> str:
     return f"secret {fits.index(True) + 1} of {len(fits)}" if any(fits) else "no secret given here"
 
 
-def _own(data: Mapping[str, Any]) -> str:
-    sid, gen = data.get("sid"), data.get("gen")
+def _of_node(opened: bytes, data: Mapping[str, Any], use: str, now: float) -> list[str]:
+    """What a server makes of the payload; empty where its tokens are not what is known here."""
     try:
-        name = label(b64decode(cast("str", sid)))
-    except (ValueError, TypeError, AttributeError):
-        return f"session     without {', '.join(OWN)}: it gets an id made from its user and tokens"
-    return f"session     {name}, generation {_printable(str(gen))}"
+        found = PayloadCodec(AnyNodeUser, lifetimes=Lifetimes(0, 0), use=use).unpack(opened)
+    except InvalidCookie:
+        return []
+    lines = _times(found, now)
+    if data.get("sid") != b64encode(found.sid):
+        why = "tokens or user changed since" if "sid" in data else f"without {', '.join(OWN)}"
+        lines[0] += f" ({why}: an id made from its user and tokens)"
+    return lines
+
+
+def _unread(issued_at: int, expires_at: int, now: float) -> list[str]:
+    return [
+        "session     not readable here: accessToken is text, expiresAt whole seconds; or the model "
+        "has other names",
+        f"signed in   {_moment(issued_at, now)}",
+        f"ends        {_moment(expires_at, now)}",
+    ]
 
 
 def _member(data: Mapping[str, Any], *path: str) -> object:
@@ -192,15 +218,13 @@ def _member(data: Mapping[str, Any], *path: str) -> object:
 # -- lines ----------------------------------------------------------------------------------------
 
 
-def _times(generation: Generation[AnyUser], now: float) -> list[str]:
-    mode = {True: "yes", None: "no", False: "no: until the browser closes"}[generation.remember]
+def _times(generation: Generation[Any], now: float) -> list[str]:
     deadline = generation.deadline
     return [
         f"session     {label(generation.sid)}, generation {generation.gen}",
         f"signed in   {_moment(generation.issued_at, now)}",
         f"ends        {_moment(generation.expires_at, now)}",
         f"deadline    {'none' if deadline is None else _moment(deadline, now)}",
-        f"remembered  {mode}",
         f"tokens of   {_moment(generation.token_at, now)}",
         f"expires_at  {_moment(generation.user.expires_at, now)}",
         *([] if generation.complete else ["tokens      in the store"]),
@@ -213,7 +237,7 @@ def _moment(at: int | None, now: float) -> str:
     try:
         told = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError, OSError):
-        return "no date"
+        return "no date: seconds since 1970 are expected"
     apart = int(at - now)
     return f"{told} ({'in ' if apart > 0 else ''}{_span(abs(apart))}{'' if apart > 0 else ' ago'})"
 

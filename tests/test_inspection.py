@@ -202,12 +202,78 @@ def test_a_native_seal_with_something_else_inside_is_no_session() -> None:
 
 
 def test_a_session_of_nodes_alone_is_told_too() -> None:
-    data = {"accessToken": ACCESS, "refreshToken": 7, "\x1b[31m": 1}
-    text = told(iron_of({"uid": "1", "iat": NOW, "exp": NOW + 100, "ttl": 100, "data": data}))
-    assert "without sid, gen, kept: it gets an id made from its user and tokens" in text
-    assert "refreshToken: not text" in text
+    data = {"accessToken": ACCESS, "expiresAt": NOW + 60, "\x1b[31m": 1}
+    text = told(node_session(data))
+    assert "(without sid, gen, kept: an id made from its user and tokens)" in text
+    assert "expires_at  2027-01-15 08:01:00 UTC (in 50 seconds)" in text
     assert "\x1b" not in text
     assert "good" in text
+
+
+def node_session(data: dict[str, Any], **members: Any) -> str:
+    return iron_of({"uid": "1", "iat": NOW, "exp": NOW + 100, "ttl": 100, "data": data} | members)
+
+
+def test_a_session_that_node_refreshed_is_named_as_in_the_logs_too() -> None:
+    """Node carries sid, gen and kept along, and for other tokens they do not count."""
+    auth = auth_with(IronSealer())
+    codec: Any = auth._formats[0].codec
+    payload = json.loads(codec.pack(generation(auth)))
+    assert f"session     {label(codec.unpack(as_json(payload)).sid)}, generation 3\n" in told(
+        iron_of(payload)
+    )
+    payload["data"]["accessToken"] = "another"
+    name = label(codec.unpack(as_json(payload)).sid)
+    assert f"{name}, generation 1 (tokens or user changed since" in told(iron_of(payload))
+
+
+def as_json(payload: object) -> bytes:
+    return json.dumps(payload).encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"accessToken": ACCESS, "refreshToken": 7},
+        {"accessToken": ACCESS, "expiresAt": NOW + 0.5},
+        {"token": ACCESS},
+        {},
+    ],
+)
+def test_tokens_that_no_model_reads_are_told(data: dict[str, Any]) -> None:
+    text = told(node_session(data))
+    assert "not readable here: accessToken is text, expiresAt whole seconds" in text
+    assert ACCESS not in text
+
+
+def test_milliseconds_are_told() -> None:
+    assert "expires_at  no date: seconds" in told(
+        node_session({"accessToken": ACCESS, "expiresAt": NOW * 1000})
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"gen": "a secret thing", "sid": "AAAAAAAAAAAAAAAAAAAAAA"},
+        {"sid": "a secret thing"},
+        {"kept": {"for": {"a secret": "thing"}}},
+        {"kept": {"at": "a secret thing", "until": "a secret thing"}},
+    ],
+)
+def test_no_value_is_told_wherever_node_put_it(data: dict[str, Any]) -> None:
+    assert "secret thing" not in told(node_session({"accessToken": "a", **data}))
+
+
+def test_a_long_key_id_is_cut() -> None:
+    head, _, rest = iron_of({}).partition("*1*")
+    assert max(map(len, told(f"{head}*{'9' * 5_000}*{rest}").splitlines())) < 120
+
+
+def test_the_cookie_that_a_native_seal_is_of_is_told() -> None:
+    assert "sealed for  __Host-ideal_session\n" in told(header_of(auth_with(AESGCMSealer())))
+    plain = header_of(auth_with(AESGCMSealer(), cookie_secure=False))
+    assert "sealed for  ideal_session\n" in told(plain)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +332,37 @@ def test_the_command_reads_standard_input_and_the_environment() -> None:
     assert cookie not in good.stdout + bad.stdout + none.stderr
     assert run("", {"IDEAL_AUTH_SECRET": SECRET}).returncode == 1
     assert run("", {"IDEAL_AUTH_SECRET": SECRET}, cookie).returncode == 2  # never an argument
+
+
+def test_bytes_of_no_encoding_upset_no_one() -> None:
+    command = [sys.executable, "-m", "fastapi_ideal_auth", "inspect"]
+    env = os.environ | {"IDEAL_AUTH_SECRET": SECRET, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        command, input=b"\xff\xfe=1; b=2", env=env, capture_output=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert b"names found: ??, b" in done.stdout
+
+
+def test_who_runs_it_at_a_terminal_is_told_what_it_waits_for() -> None:
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, b"a=1\n\x04")
+        done = subprocess.run(
+            [sys.executable, "-m", "fastapi_ideal_auth", "inspect"],
+            stdin=theirs,
+            env=os.environ | {"IDEAL_AUTH_SECRET": SECRET},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.stderr.startswith("Paste the cookie, then Enter and Ctrl-D")
+    assert "names found: a" in done.stdout
 
 
 @pytest.mark.parametrize(

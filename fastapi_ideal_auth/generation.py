@@ -11,7 +11,6 @@ import json
 import os
 import struct
 from dataclasses import dataclass
-from json.encoder import encode_basestring_ascii
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import ValidationError
@@ -19,7 +18,7 @@ from pydantic_core import PydanticSerializationError
 
 from .errors import ConfigurationError, CookieTooLarge, InvalidCookie
 from .oauth import TokenResponse, kept_refresh_token
-from .packing import pack_token, unpack_token
+from .packing import pack_token, unpack_token, unpack_token_as_json
 from .seal import b64decode
 from .user import TOKENS, SessionUser
 
@@ -261,6 +260,7 @@ _MORE: Final = _HAS_REFRESH_UNTIL | _HAS_SUBJECT | _HAS_RESOURCES
 _SECONDS: Final = struct.Struct(">I")
 _RESOURCE: Final = struct.Struct(">HIIH")
 _MOST_RESOURCES: Final = 0xFF
+_NULL: Final = "null"
 
 
 class Codec(Generic[U]):
@@ -341,12 +341,15 @@ class Codec(Generic[U]):
             access_end = at + a
             refresh_end = access_end + r
             id_end = refresh_end + i
-            access = unpack_token(data[at:access_end])
-            refresh = unpack_token(data[access_end:refresh_end]) if flags & _HAS_REFRESH else None
-            id_token = unpack_token(data[refresh_end:id_end]) if flags & _HAS_ID else None
+            access = unpack_token_as_json(data[at:access_end])
+            refresh = id_token = _NULL
+            if flags & _HAS_REFRESH:
+                refresh = unpack_token_as_json(data[access_end:refresh_end])
+            if flags & _HAS_ID:
+                id_token = unpack_token_as_json(data[refresh_end:id_end])
             user = self._parse(
-                f'{{"access_token":{_json(access)},"refresh_token":{_json(refresh)},'
-                f'"id_token":{_json(id_token)},{data[id_end + 1 :].decode()}',
+                f'{{"access_token":{access},"refresh_token":{refresh},"id_token":{id_token},'
+                f"{data[id_end + 1 :].decode()}",
                 by_alias=False,
                 by_name=True,
             )
@@ -486,10 +489,6 @@ def _is_writable(user: SessionUser, name: str) -> bool:
     except PydanticSerializationError:
         return False
     return True
-
-
-def _json(token: str | None) -> str:
-    return "null" if token is None else encode_basestring_ascii(token)
 
 
 def _same(one: object, other: object) -> bool:

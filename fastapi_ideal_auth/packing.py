@@ -9,6 +9,7 @@ is no oracle in it. Knows nothing of what a token means.
 
 from __future__ import annotations
 
+from json.encoder import encode_basestring_ascii
 from typing import Final
 
 from .seal import b64decode, b64encode
@@ -38,21 +39,27 @@ def unpack_token(packed: bytes) -> str:
     """Raises ``ValueError`` for bytes that are no packed token."""
     if not packed:
         raise ValueError("no packed token")
-    count = packed[0]
+    count, size = packed[0], len(packed)
     if count == 0:
         return _text(packed[1:])
     segments: list[str] = []
     at = 1
     for _ in range(count):
-        length, at = _read_varint(packed, at)
-        end = at + length
-        if end > len(packed):
+        start, end = _extent(packed, at)
+        if end > size:
             raise ValueError("a packed token that ends early")
-        segments.append(b64encode(packed[at:end]))
+        segments.append(b64encode(packed[start:end]))
         at = end
-    if at != len(packed):
+    if at != size:
         raise ValueError("a packed token with a tail")
     return ".".join(segments)
+
+
+def unpack_token_as_json(packed: bytes) -> str:
+    """The token as a string of JSON. Raises ``ValueError`` for bytes that are no packed token."""
+    token = unpack_token(packed)
+    # base64url and dots need no escaping, and a JWT is long.
+    return encode_basestring_ascii(token) if packed[:1] == _RAW else f'"{token}"'
 
 
 def _text(raw: bytes) -> str:
@@ -73,13 +80,14 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+def _extent(data: bytes, at: int) -> tuple[int, int]:
+    """Where the segment begins and ends whose length stands at ``at``."""
     number = shift = 0
     while at < len(data) and shift < 28:
         byte = data[at]
         number |= (byte & 0x7F) << shift
         at += 1
         if byte < 0x80 and (byte or not shift):  # one spelling: no zeros on top
-            return number, at
+            return at, at + number
         shift += 7
     raise ValueError("a packed token with a broken length")

@@ -23,6 +23,8 @@ from typing import Final, NamedTuple, Protocol, cast
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.hmac import HMAC
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from .errors import ConfigurationError, InvalidCookie
@@ -65,7 +67,8 @@ class Failed(Enum):
 
 class _Key(NamedTuple):
     id: bytes
-    prk: bytes
+    prk: HMAC
+    """HKDF's pseudorandom key, already taken in by an HMAC of which each use takes a copy."""
     secret: bytes
 
     def __repr__(self) -> str:  # error reporters show local variables
@@ -168,16 +171,18 @@ def _checked(secret: object) -> str:
 
 def _key(secret: str) -> _Key:
     data = secret.encode("utf-8", "surrogatepass")
-    prk = hmac.digest(_LABEL, data, "sha512")  # HKDF-Extract
+    prk = HMAC(hmac.digest(_LABEL, data, "sha512"), SHA512())  # HKDF-Extract
     return _Key(_expanded(prk, b"key id")[:KEY_ID_BYTES], prk, data)
 
 
-def _expanded(prk: bytes, info: bytes) -> bytes:
+def _expanded(prk: HMAC, info: bytes) -> bytes:
     """HKDF-Expand (RFC 5869 §2.3): 64 bytes of SHA-512 output, and what is shorter, are one HMAC.
 
-    As fast as ``HKDFExpand`` of cryptography 50 and four times as fast as that of 42.
+    With the key taken in beforehand, less than half the time of ``hmac.digest``.
     """
-    return hmac.digest(prk, info + b"\x01", "sha512")
+    mac = prk.copy()
+    mac.update(info + b"\x01")
+    return mac.finalize()
 
 
 def _context(purpose: str, binding: bytes) -> bytes:

@@ -23,7 +23,8 @@ def test_what_is_no_sequence_of_secrets_is_refused(secret: Any) -> None:
 
 def test_no_key_shows_in_a_local_variable() -> None:
     (key,) = KeyRing(SECRET)._keys
-    assert repr(key.prk) not in repr(key)
+    assert repr(key.secret) not in repr(key)
+    assert SECRET not in repr(key)
 
 
 def test_what_is_no_base64url_is_refused_without_a_copy_of_it() -> None:

@@ -18,8 +18,8 @@ from .cookies import (
     CookieSettings,
     Presented,
     SameSite,
-    candidates,
     replaceable,
+    runs,
     set_lines,
 )
 from .dependencies import CurrentSession, FreshUser, OptionalUser, UserOrLogin
@@ -345,22 +345,17 @@ class IdealAuth(Generic[U]):
         if cookies.also is None or self.cookies.also is None:
             return newest
         other = self._opened(cookies.also, self.cookies.also.decode("ascii"), now)
-        found = [each for each in (newest, other) if each is not None]
-        return max(found, key=_order, default=None)
+        return _later(newest, other)
 
     def _opened(self, cookies: Presented, name: str, now: float) -> Generation[U] | None:
-        newest: Generation[U] | None = None
-        for value in candidates(cookies):
-            generation = self._unsealed(value, name, now)
-            if generation is None:
-                continue
-            if generation.expires_at > now and (
-                newest is None or _order(generation) > _order(newest)
-            ):
-                newest = generation
-            if value is not cookies.bare:
-                break  # the longest run that opens is the cut one
-        return newest
+        bare = None if cookies.bare is None else self._unsealed(cookies.bare, name, now)
+        if bare is not None and bare.expires_at <= now:
+            bare = None
+        if not cookies.chunks:
+            return bare
+        opened = (self._unsealed(value, name, now) for value in runs(cookies))
+        cut = next((each for each in opened if each is not None), None)
+        return bare if cut is None or cut.expires_at <= now else _later(bare, cut)
 
     def _unsealed(self, value: str, name: str, now: float) -> Generation[U] | None:
         for each in self._formats:
@@ -417,10 +412,12 @@ class IdealAuth(Generic[U]):
             )
 
 
-def _order(generation: Generation[Any]) -> tuple[int, int]:
+def _later(one: Generation[U] | None, other: Generation[U] | None) -> Generation[U] | None:
     """A bare cookie and a cut one, or two names, may both be there: of two sessions the later
     sign-in counts, of one session the newer generation."""
-    return generation.issued_at, generation.gen
+    if one is None or other is None:
+        return one or other
+    return max(one, other, key=lambda each: (each.issued_at, each.gen))
 
 
 def _told(sizes: Mapping[str, int]) -> str:

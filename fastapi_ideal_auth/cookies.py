@@ -8,9 +8,9 @@ whatever run of chunks opens, and that is for the caller to try.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
 
 from .errors import ConfigurationError, CookieTooLarge
 
@@ -42,10 +42,10 @@ class CookieSettings:
     samesite: SameSite
     domain: str | None
     path: str
-    encoded: bytes
-    """``name`` as bytes, as the request has it."""
-    also: bytes | None = None
-    """Another name that a session may still come under; none is set under it."""
+    names: Mapping[bytes, str]
+    """``name`` and those of its chunks in their order, by the bytes that a request has."""
+    also: Mapping[bytes, str] | None = None
+    """The same of another name that a session may still come under; none is set under it."""
 
     @classmethod
     def of(
@@ -64,10 +64,10 @@ class CookieSettings:
         _check(name, secure=secure, samesite=samesite, domain=domain, path=path)
         # __Host- (RFC 6265bis §4.1.3.2): no other host and no plain-http page can set it.
         can = secure and domain is None and path == "/"
-        names = [f"__Host-{name}" if can and wanted else name for wanted in prefixes]
-        encoded, *others = dict.fromkeys(each.encode("ascii") for each in names)
-        also = others[0] if others else None
-        return cls(names[0], secure, samesite, domain, path, encoded, also)
+        names = dict.fromkeys(f"__Host-{name}" if can and each else name for each in prefixes)
+        first, *others = names
+        also = names_of(others[0]) if others else None
+        return cls(first, secure, samesite, domain, path, names_of(first), also)
 
 
 def _check(name: object, *, secure: object, samesite: object, domain: object, path: object) -> None:
@@ -102,16 +102,19 @@ def _check(name: object, *, secure: object, samesite: object, domain: object, pa
         raise ConfigurationError(f"cookie_path is a path such as /; got {path!r}")
 
 
+def names_of(name: str) -> dict[bytes, str]:
+    """A cookie's name and those of its chunks, by their bytes."""
+    return {each.encode(): each for each in (name, *(name + n for n in _CHUNK_SUFFIXES))}
+
+
 # -- reading --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Presented:
+class Presented(NamedTuple):
     """What a request carries under our name."""
 
-    # Not in the repr: whoever has the value is signed in.
-    bare: str | None = field(default=None, repr=False)
-    chunks: tuple[str, ...] = field(default=(), repr=False)
+    bare: str | None = None
+    chunks: tuple[str, ...] = ()
     """The unbroken run 0, 1, 2 …"""
     names: tuple[str, ...] = ()
     """Every name of ours that is present, for clearing."""
@@ -120,6 +123,9 @@ class Presented:
 
     def __bool__(self) -> bool:
         return bool(self.names)
+
+    def __repr__(self) -> str:  # no value: whoever has it is signed in
+        return f"Presented(names={self.names})"
 
 
 _NOTHING: Final = Presented()
@@ -131,56 +137,49 @@ def read(header: bytes | str | None, settings: CookieSettings) -> Presented:
     if not header:
         return _NOTHING
     data = header.encode("latin-1", "replace") if isinstance(header, str) else header
-    found = _read(data, settings.encoded)
+    found = _read(data, settings.names)
     if settings.also is None:
         return found
     other = _read(data, settings.also)
-    return replace(found, names=found.names + other.names, also=other) if other else found
+    return found._replace(names=found.names + other.names, also=other) if other else found
 
 
-def _read(data: bytes, name: bytes) -> Presented:
-    if name not in data:
-        return _NOTHING
-    found: dict[bytes, str] = {}
-    width = len(name)
-    for part in data.split(b";"):
-        pair = part.strip()
-        if pair.startswith(name) and pair[width : width + 1] in (b"=", b"."):
-            key, equals, value = pair.partition(b"=")
-            if equals and key not in found and (key == name or _index(key, width) is not None):
-                found[key] = _unquoted(value.strip()).decode("latin-1")
-    return _presented(found, name) if found else _NOTHING
+def _read(data: bytes, names: Mapping[bytes, str]) -> Presented:
+    found: dict[str, str] = {}
+    for pair in data.split(b";"):
+        key, equals, value = pair.partition(b"=")
+        name = names.get(key.lstrip())
+        if name is not None and equals and name not in found:
+            found[name] = _unquoted(value.strip()).decode("latin-1")
+    return _presented(found, names) if found else _NOTHING
 
 
 def _unquoted(value: bytes) -> bytes:
     return value[1:-1] if len(value) > 1 and value[:1] == value[-1:] == b'"' else value
 
 
-def _index(key: bytes, width: int) -> int | None:
-    suffix = key[width + 1 :]
-    return int(suffix) if len(suffix) == 1 and b"0" <= suffix < b"%d" % MAX_CHUNKS else None
-
-
-def _presented(found: dict[bytes, str], name: bytes) -> Presented:
+def _presented(found: dict[str, str], names: Mapping[bytes, str]) -> Presented:
+    bare, *numbered = names.values()
     chunks: list[str] = []
-    for n in range(MAX_CHUNKS):
-        chunk = found.get(b"%b.%d" % (name, n))
-        if chunk is None:
+    for name in numbered:
+        if name not in found:
             break
-        chunks.append(chunk)
-    names = tuple(key.decode("ascii") for key in found)
-    return Presented(found.get(name), tuple(chunks), names)
+        chunks.append(found[name])
+    return Presented(found.get(bare), tuple(chunks), tuple(found))
+
+
+def runs(presented: Presented) -> Iterator[str]:
+    """What the runs of chunks join to, the longest first: a stale chunk may lie behind a good set,
+    so a shorter run than all of them may be the session."""
+    for end in range(len(presented.chunks), 0, -1):
+        yield "".join(presented.chunks[:end])
 
 
 def candidates(presented: Presented) -> Iterator[str]:
-    """Values that may be a session: the bare cookie, then the runs of chunks, the longest first.
-
-    A stale chunk may lie behind a good set, so a shorter run than all of them may be the one.
-    """
+    """Values that may be a session: the bare cookie, then the runs of chunks."""
     if presented.bare is not None:
         yield presented.bare
-    for end in range(len(presented.chunks), 0, -1):
-        yield "".join(presented.chunks[:end])
+    yield from runs(presented)
 
 
 def replaceable(presented: Presented) -> Iterator[str]:

@@ -18,7 +18,7 @@ from pydantic import AliasChoices, AliasGenerator, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from . import iron
-from .cookies import CookieSettings, read, replaceable
+from .cookies import CookieSettings, names_of, read, replaceable
 from .errors import InvalidCookie
 from .generation import Codec, Generation, Lifetimes, label
 from .iron import Password
@@ -83,7 +83,7 @@ def _values(text: str, name: str) -> Iterator[str]:
             yield header
         return
     for wire in (f"{_PREFIX}{name}", name):
-        settings = CookieSettings(wire, False, "lax", None, "/", wire.encode("utf-8"))
+        settings = CookieSettings(wire, False, "lax", None, "/", names_of(wire))
         yield from replaceable(read(header, settings))
 
 

@@ -309,6 +309,10 @@ class Session(Generic[U]):
         """
         if _checking.get() is self or (self._checked and not self._loading.locked()):
             return
+        self._open()
+        if not self._loading.locked() and not self._needs_asking():
+            self._checked = True
+            return
         async with self._loading:
             within = _checking.set(self)
             try:
@@ -316,8 +320,16 @@ class Session(Generic[U]):
             finally:
                 _checking.reset(within)
 
+    def _needs_asking(self) -> bool:
+        """Whether store or application have a say before the session counts; mostly not."""
+        auth, generation = self._auth, self._generation
+        return generation is not None and (
+            auth.validate_session is not None
+            or auth.rotation.endings.every is not None
+            or not generation.complete
+        )
+
     async def _load_alone(self) -> None:
-        self._open()
         if self._generation is not None and not self._checked:
             await self._look(self._generation)
         if self._generation is not None and not self._generation.complete:
@@ -498,9 +510,14 @@ class Session(Generic[U]):
 
     # -- for the middleware -----------------------------------------------------------------------
 
+    def _start(self) -> bool:
+        """The response starts now: whether `_lines` may have something for it. Once a request."""
+        begins = not self._started
+        self._started = True
+        return begins and self._write is not None
+
     async def _lines(self) -> list[str]:
         """The Set-Cookie lines of the response that starts now; asked once."""
-        self._started = True
         write = self._write
         if write is None:
             return []

@@ -342,10 +342,9 @@ class IdealAuth(Generic[U]):
     def opened(self, cookies: Presented, *, now: float) -> Generation[U] | None:
         """The newest live session among the cookies of a request; ``None`` if none opens."""
         newest = self._opened(cookies, self.cookies.name, now)
-        if cookies.also is None or self.cookies.also is None:
+        if cookies.also is None or self.cookies.other_name is None:
             return newest
-        other = self._opened(cookies.also, self.cookies.also.decode("ascii"), now)
-        return _later(newest, other)
+        return _later(newest, self._opened(cookies.also, self.cookies.other_name, now))
 
     def _opened(self, cookies: Presented, name: str, now: float) -> Generation[U] | None:
         bare = None if cookies.bare is None else self._unsealed(cookies.bare, name, now)

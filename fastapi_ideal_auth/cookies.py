@@ -47,6 +47,11 @@ class CookieSettings:
     also: Mapping[bytes, str] | None = None
     """The same of another name that a session may still come under; none is set under it."""
 
+    @property
+    def other_name(self) -> str | None:
+        """The name behind ``also``."""
+        return None if self.also is None else next(iter(self.also.values()))
+
     @classmethod
     def of(
         cls,

@@ -326,10 +326,10 @@ class IdealAuth(Generic[U]):
 
         ``user_id`` is the `SessionUser.id`. It takes effect when a session's token is due, or
         within ``check_ended_every`` seconds; its refresh token is revoked then. Signing in
-        afterwards works at once. Raises `StoreUnavailable` where it could not be written down:
-        nothing was ended then.
+        afterwards works at once. Raises `StoreUnavailable` where it could not be written down, and
+        `ConfigurationError` for what is no id: nothing was ended then.
         """
-        await self.rotation.endings.end_user(str(user_id))
+        await self.rotation.endings.end_user(_checked_id(user_id))
 
     async def aclose(self) -> None:
         """Wait for refreshes under way, then close HTTP client and store."""
@@ -442,6 +442,14 @@ def _checked_store(store: object) -> RefreshStore:
     raise ConfigurationError(
         f"store= takes a RefreshStore, such as SQLiteStore(path) or MemoryStore(); got "
         f"{store!r}{hint}"
+    )
+
+
+def _checked_id(user_id: object) -> str:
+    if isinstance(user_id, str | int) and not isinstance(user_id, bool) and user_id != "":
+        return str(user_id)
+    raise ConfigurationError(
+        f"end_sessions(user_id=…) takes the user's id, a string or a number; got {user_id!r}"
     )
 
 

@@ -56,6 +56,7 @@ class Endings(Generic[U]):
         self._clock = clock
         self.every = every
         self._looked: OrderedDict[bytes, float] = OrderedDict()
+        self.has_written = False
         self._looks: dict[bytes, asyncio.Task[bool]] = {}
 
     # -- writing ----------------------------------------------------------------------------------
@@ -77,6 +78,7 @@ class Endings(Generic[U]):
                 await self._write(notices.of_party(self._ring, self._cookie_name, ended))
 
     async def _write(self, names: list[str]) -> None:
+        self.has_written = True
         moment = self._clock() + CLOCKS_APART
         # By then whatever began before is over, or has been refreshed or touched, and so seen.
         notice = partial(notices.noticed, moment=moment, expires_at=int(moment) + self._longest + 1)

@@ -255,18 +255,32 @@ async def _finish(
         tokens = await provider.exchange_code(
             back.code, redirect_uri=attempt.redirect_uri, code_verifier=attempt.code_verifier
         )
-        claims = await provider.claims(tokens, nonce=attempt.nonce, now=auth.clock())
-        user = await _user(auth, claims, tokens)
-        session: Session[Any] = session_of(request, auth)
-        await session.login(
-            user,
-            attempt.remember,
-            refresh_expires_in=tokens.refresh_expires_in,
-            id_token=tokens.id_token if provider.checks_id_tokens else None,
-        )
+        try:
+            await _sign_in(auth, provider, request, attempt, tokens)
+        except BaseException:
+            auth.rotation.forsake(tokens.refresh_token)
+            raise
     except (ProviderError, ConfigurationError, CookieTooLarge, StoreUnavailable) as error:
         return _sign_in_failed(request, error)
     return landing(attempt.next, auth.cookies)
+
+
+async def _sign_in(
+    auth: IdealAuth[Any],
+    provider: OAuthClient,
+    request: Request,
+    attempt: _Attempt,
+    tokens: TokenResponse,
+) -> None:
+    claims = await provider.claims(tokens, nonce=attempt.nonce, now=auth.clock())
+    user = await _user(auth, claims, tokens)
+    session: Session[Any] = session_of(request, auth)
+    await session.login(
+        user,
+        attempt.remember,
+        refresh_expires_in=tokens.refresh_expires_in,
+        id_token=tokens.id_token if provider.checks_id_tokens else None,
+    )
 
 
 def _not_completed(request: Request, error: str | None) -> Response:

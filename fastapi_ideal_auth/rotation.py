@@ -404,6 +404,10 @@ class Rotation(Generic[U]):
         if revoke:
             await self._revoked((newest or generation).user.refresh_token)
 
+    def forsake(self, refresh_token: str | None) -> None:
+        """Revoke a token that no session will hold, without waiting for it."""
+        self._spawn(self._revoked(refresh_token))
+
     def _has_ended(self, sid: bytes) -> None:
         _hint(self._ended, sid, None)
         self.endings.forget(sid)
@@ -778,7 +782,7 @@ class Rotation(Generic[U]):
         newer = record is not None and record.gen > base.gen
         newest = (self._opened(record, base) if record and newer else None) or base
         await self.end(newest, revoke=False)
-        self._spawn(self._revoked(newest.user.refresh_token))  # nobody need wait for it
+        self.forsake(newest.user.refresh_token)
 
     # -- small parts ------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from .generation import begin
 from .oauth import TokenResponse
 from .user import SessionUser
 
+T = TypeVar("T")
 U = TypeVar("U", bound=SessionUser)
 
 START: Final = 1_800_000_000.0
@@ -65,6 +66,8 @@ def login(client: Client, auth: IdealAuth[U], user: U, *, remember: bool | None 
     auth.check(user)
     now = auth.clock()
     generation = begin(user, now=now, remember=remember, lifetimes=auth.lifetimes)
+    if auth.rotation.endings.has_written:
+        generation = _awaited(auth.rotation.endings.after_notices(generation))
     present = "; ".join(f"{cookie.name}={cookie.value}" for cookie in client.cookies.jar)
     lines = auth.cookie_lines(generation, read(present, auth.cookies), now=now)
     if auth.tokens_in_store:
@@ -75,10 +78,10 @@ def login(client: Client, auth: IdealAuth[U], user: U, *, remember: bool | None 
     client.cookies.extract_cookies(library.Response(200, headers=headers, request=request))
 
 
-def _awaited(work: Coroutine[Any, Any, None]) -> None:
+def _awaited(work: Coroutine[Any, Any, T]) -> T:
     """Run it to its end, on an event loop of its own: a test may have one running here."""
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, work).result()
+        return thread.submit(asyncio.run, work).result()
 
 
 @dataclass(slots=True)

@@ -311,3 +311,18 @@ def test_a_store_that_does_not_say_who_was_signed_out_refreshes_nobody() -> None
     assert half.get("/token").status_code == 503
     assert world.wire.requests == 0
     assert world.client.get("/token").status_code == 401  # and the lease was given back
+
+
+@pytest.mark.parametrize("wrong", [None, "", True, 1.5, b"1"])
+def test_what_is_no_id_ends_nobody_and_says_so(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="user_id"):
+        end_all(World(), wrong)
+
+
+def test_a_test_may_sign_in_again_without_letting_time_pass() -> None:
+    world = World(check_ended_every=0)
+    world.sign_in()
+    end_all(world)
+    assert world.client.get("/token").status_code == 401
+    world.sign_in()
+    assert world.client.get("/token").status_code == 200

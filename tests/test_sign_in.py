@@ -301,3 +301,16 @@ def test_the_sign_in_may_be_remembered_or_end_with_the_browser(
     (line,) = (line for line in response.headers.get_list("set-cookie") if "ideal_session=" in line)
     assert ("Max-Age=" in line) is (max_age is not None)
     assert max_age is None or f"Max-Age={max_age};" in line
+
+
+@pytest.mark.parametrize("fault", ["a forged ID token", "a user that cannot be made"])
+def test_a_sign_in_that_fails_leaves_no_grant_behind(site: Site, fault: str) -> None:
+    if fault == "a forged ID token":
+        site.server.forge = lambda claims: site.server.logout_token(**claims)
+    else:
+        site.auth.user_from_claims = lambda claims, tokens: 1 / 0
+    with TestClient(site.app, base_url=APP, raise_server_exceptions=False) as browser:
+        location = browser.get("/login", follow_redirects=False).headers["location"]
+        answer = browser.get(site.server.approve(location), follow_redirects=False)
+        assert answer.status_code >= 400
+    assert site.server.revoked == list(site.server.refresh_tokens)

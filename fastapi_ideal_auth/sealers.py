@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 from . import iron
@@ -99,13 +99,14 @@ class Format(Protocol[U]):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NativeFormat(Generic[U]):
     """The library's own seal and bytes."""
 
     codec: Codec[U]
     sealer: Sealer
     name: str
+    _last: tuple[Generation[U], bool, str] | None = field(default=None, init=False, repr=False)
 
     def open(self, text: str, *, name: str, now: float) -> Generation[U]:
         return self.codec.unpack(self.sealer.open(text, purpose=SESSION, name=name))
@@ -113,8 +114,13 @@ class NativeFormat(Generic[U]):
     def seal(
         self, generation: Generation[U], *, tokens: bool, replaced: Iterable[str], now: float
     ) -> str:
+        last = self._last
+        if last is not None and last[0] is generation and last[1] is tokens:
+            return last[2]  # a generation never changes, and all who waited for it get this one
         data = self.codec.pack(generation, tokens=tokens)
-        return self.sealer.seal(data, purpose=SESSION, name=self.name)
+        value = self.sealer.seal(data, purpose=SESSION, name=self.name)
+        self._last = generation, tokens, value
+        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -422,3 +422,15 @@ async def test_nothing_comes_between_seeing_the_lease_and_waiting_for_it() -> No
     slow.answers.set()
     assert (await leader).json() == (await waiter).json()
     assert cluster.provider.calls == 1
+
+
+async def test_all_who_waited_get_the_same_cookie_and_the_next_refresh_another() -> None:
+    cluster = Cluster(MemoryStore())
+    cookie, seen = cluster.cookie(), set()
+    for _ in range(2):
+        cluster.clock.advance(EXPIRED)
+        answers = await asyncio.gather(*(cluster.request(cookie) for _ in range(20)))
+        (line,) = {answer.headers["set-cookie"] for answer in answers}
+        cookie = line.split(";")[0]
+        seen.add(cookie)
+    assert len(seen) == 2

@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo iron test lint types bench clean
 
 help:            ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -20,6 +20,9 @@ $(READY): pyproject.toml
 
 demo: $(READY)   ## the dashboard with its own authorization server (make demo PORT=8001)
 	$(BIN)/python -m examples.dashboard --port $(PORT)
+
+iron: $(READY)   ## iron-session (Node 20+, npm) and FastAPI on one cookie, at http://127.0.0.1:3000
+	$(BIN)/python -m examples.iron_session
 
 test: $(READY)   ## every test; real components that are not installed are skipped by name
 	$(BIN)/python -m pytest

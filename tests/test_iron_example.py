@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 
-from .processes import ROOT, answers, free_port, missing, require_program, start
+from fastapi_ideal_auth import iron
+
+from .processes import ROOT, answers, free_port, in_thread, missing, require_program, start
 from .providers.harness import require_node
+from .support import SECRET
 
 LIFETIME = 4  # seconds an access token lives here
 PATIENCE = 5 * LIFETIME
 
 
-@pytest.fixture(scope="module")
-def sides() -> Iterator[tuple[str, str, str]]:
-    """The addresses of the front end, the back end and the authorization server."""
+def node_directory() -> Path:
     require_node()
     require_program("npm")
     try:
-        importlib.import_module("examples.iron_session.packages").directory()
+        found: Path = importlib.import_module("examples.iron_session.packages").directory()
     except SystemExit as reason:
         missing(str(reason))
+    return found
+
+
+@pytest.fixture(scope="module")
+def sides() -> Iterator[tuple[str, str, str]]:
+    """The addresses of the front end, the back end and the authorization server."""
+    node_directory()
     front, back, provider = free_port(), free_port(), free_port()
     command = [sys.executable, "-m", "examples.iron_session", "--port", str(back)]
     command += ["--node-port", str(front), "--provider-port", str(provider)]
@@ -104,6 +118,49 @@ def test_signing_out_at_one_side_signs_out_at_the_other(
         assert browser.post(f"{out_of}/logout", headers=headers).status_code == 303
         for url in (f"{front}/me", f"{front}/api/me"):
             assert browser.get(url).status_code == 401
+
+
+def test_a_path_that_is_no_url_stops_nobody(sides: tuple[str, str, str]) -> None:
+    front = sides[0]
+    host, _, port = front.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=5) as wire:
+        wire.sendall(b"GET // HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert wire.recv(100).startswith(b"HTTP/1.1 404")
+    assert answers(f"{front}/")
+
+
+@pytest.mark.parametrize(("status", "answer"), [(503, 502), (429, 502), (400, 401)])
+def test_only_a_dead_grant_signs_out_at_node(status: int, answer: int) -> None:
+    token_endpoint = FastAPI()
+
+    @token_endpoint.post("/token")
+    async def token() -> JSONResponse:
+        return JSONResponse({"error": "invalid_grant"}, status)
+
+    now, front = int(time.time()), f"http://127.0.0.1:{free_port()}"
+    data = {"accessToken": "a", "refreshToken": "r", "expiresAt": now - 1}
+    payload = {"uid": "1", "iat": now, "exp": now + 100, "ttl": 100, "data": data}
+    cookie = iron.seal(
+        json.dumps(payload).encode(),
+        password=iron.Password("1", SECRET.encode()),
+        expires_at=None,
+        random_bytes=os.urandom,
+    )
+    with in_thread(token_endpoint) as port:
+        env = {
+            "EXAMPLE_SECRET": SECRET,
+            "EXAMPLE_CLIENT_SECRET": SECRET,
+            "EXAMPLE_BUFFER": "1",
+            "EXAMPLE_PROVIDER": f"http://127.0.0.1:{port}",
+            "EXAMPLE_BACK_END": front,
+            "EXAMPLE_FRONT_END": front,
+        }
+        command = ["node", str(node_directory() / "server.mjs")]
+        with start(command, env=env, ready=lambda _: answers(f"{front}/")):
+            headers = {"cookie": f"ideal_session={cookie}"}
+            got = httpx.get(f"{front}/me", headers=headers, trust_env=False)
+    assert got.status_code == answer
+    assert ("set-cookie" in got.headers) is (answer == 401)
 
 
 def test_the_front_end_shows_what_both_sides_say(sides: tuple[str, str, str]) -> None:

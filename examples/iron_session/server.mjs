@@ -38,7 +38,9 @@ async function token(parameters) {
     headers: { authorization: `Basic ${credentials}` },
     body: new URLSearchParams(parameters),
   });
-  if (!answer.ok) return null;
+  // Only a refusal says that the grant is dead; an outage or a limit signs nobody out.
+  if (answer.status === 400 || answer.status === 401) return null;
+  if (!answer.ok) throw new Error('the authorization server is not available');
   const { access_token, refresh_token, expires_in } = await answer.json();
   return { accessToken: access_token, refreshToken: refresh_token, expiresAt: seconds() + expires_in };
 }
@@ -162,6 +164,7 @@ function redirect(res, location) {
 }
 
 const server = createServer(async (req, res) => {
+  if (!URL.canParse(req.url, here)) return json(res, 404, { detail: 'Not found' });
   const url = new URL(req.url, here);
   const api = req.method === 'GET' && url.pathname.startsWith('/api/');
   const route = api ? forwarded : routes[`${req.method} ${url.pathname}`];

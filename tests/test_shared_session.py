@@ -323,6 +323,32 @@ def test_after_nodes_refresh_no_older_record_speaks_for_the_session(
     assert shared.client.get("/token").status_code == 200
 
 
+def test_two_sides_that_refresh_at_once_are_one_too_many(
+    shared: Shared, ideal: IdealAuthNode
+) -> None:
+    """A window of the README: what Node presents, no store of ours sees."""
+    shared.sign_in()
+    shared.due()
+    cookie = shared.held()
+    refreshed_by_node(shared, ideal)
+    assert shared.present(cookie).status_code == 401
+    assert shared.wire.provider.reused == 1
+
+
+def test_a_sign_out_everywhere_does_not_reach_what_node_signs_in_after_it(
+    node_iron: NodeIron,
+) -> None:
+    """A window of the README: ideal-auth refreshes with ``login()``, and a sign-in it is."""
+    shared = Shared(check_ended_every=0)
+    ideal = IdealAuthNode(node_iron, fields=(*FIELDS, *OWN))
+    shared.sign_in()
+    asyncio.run(shared.auth.end_sessions(user_id="1"))
+    shared.clock.advance(5)
+    assert shared.present(shared.held()).status_code == 401
+    later = ideal.payload(refreshed_by_node(shared, ideal)) | {"iat": int(shared.clock.now)}
+    assert shared.present(ideal.seal(later)).status_code == 200
+
+
 def test_a_touch_of_node_keeps_the_session_that_it_is(shared: Shared, ideal: IdealAuthNode) -> None:
     shared.sign_in()
     before = ideal.payload(shared.held())["data"]

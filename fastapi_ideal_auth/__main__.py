@@ -18,6 +18,7 @@ from .seal import SHORTEST_SECRET, KeyRing, new_secret
 
 SECRET_VARIABLE = "IDEAL_AUTH_SECRET"  # noqa: S105 - a name
 LONGEST_INPUT = 65_536
+LONGEST_PURPOSE = 255
 
 _INSPECT = f"""Read a session cookie from standard input and print its format, key id, lifetimes,
 generation and bytes by field; of tokens only how long they are, of other fields no values. The
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.command == "secret":
         print(new_secret())
         return
+    if len(given.purpose.encode(errors="replace")) > LONGEST_PURPOSE:
+        inspect.error(f"--purpose has at most {LONGEST_PURPOSE} bytes, such as session or login")
     try:
         ring = KeyRing(secrets_in(os.environ, given.secret_variable))
     except ConfigurationError as error:

@@ -383,3 +383,9 @@ def test_secrets_stand_a_line_each_or_apart(value: str, secrets: list[str]) -> N
 def test_without_a_secret_there_is_nothing_to_open_with(environment: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError):
         secrets_in(environment, "IDEAL_AUTH_SECRET")
+
+
+def test_a_purpose_that_no_seal_can_have_is_wrong_usage() -> None:
+    answer = run("x", {"IDEAL_AUTH_SECRET": SECRET}, "--purpose", "ü" * 128)
+    assert answer.returncode == 2
+    assert "at most 255 bytes" in answer.stderr

@@ -232,7 +232,7 @@ class IdealAuth(Generic[U]):
             )
             for each in sealers
         ]
-        self._warned = False
+        self._warned: set[str] = set()
         guarded = GuardedStore(self.store, clock)
         self.rotation: Rotation[U] = Rotation(
             ask=asked.ask,
@@ -400,15 +400,20 @@ class IdealAuth(Generic[U]):
 
     def _warn_if_large(self, lines: list[str], generation: Generation[U]) -> None:
         size = sum(map(len, lines))
-        if size > WARN_BYTES and not self._warned:
-            self._warned = True
-            log.warning(
+        if size > WARN_BYTES:
+            self.warn_once(
                 "a response carries %d bytes of Set-Cookie (by field: %s); proxies in front may "
                 'refuse it: raise their limit, or set tokens="store" (nginx: proxy_buffer_size 16k '
                 "and large_client_header_buffers 4 16k; node: --max-http-header-size)",
                 size,
                 _told(self._formats[0].codec.sizes(generation)),
             )
+
+    def warn_once(self, message: str, *arguments: object) -> None:
+        """Log what an operator should know, and what every further request would only repeat."""
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning(message, *arguments)
 
 
 def _later(one: Generation[U] | None, other: Generation[U] | None) -> Generation[U] | None:

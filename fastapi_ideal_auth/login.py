@@ -130,6 +130,7 @@ def add_login(routes: APIRouter, auth: IdealAuth[Any]) -> None:
         if attempt is None:
             # At INFO: anybody can send one.
             log.info("a callback came without an attempt that this browser began")
+            _warn_if_lost_on_plain_http(auth, request, state)
             return failure(request, 400, UNKNOWN_ATTEMPT)
         back = _Callback(code, error, iss)
         response = await _finish(auth, provider, request, attempt, back)
@@ -281,6 +282,37 @@ async def _sign_in(
         refresh_expires_in=tokens.refresh_expires_in,
         id_token=tokens.id_token if provider.checks_id_tokens else None,
     )
+    _warn_if_never_refreshed(auth, user)
+
+
+# Nothing fails where these two are told, or not yet; without them the cause is hard to find.
+
+
+def _warn_if_lost_on_plain_http(auth: IdealAuth[Any], request: Request, state: str | None) -> None:
+    plain = auth.cookies.secure and request.url.scheme == "http"
+    begun = state is not None and _STATE.fullmatch(state)
+    if plain and begun and not any(name.startswith(auth.native_name) for name in request.cookies):
+        auth.warn_once(
+            "a callback came over plain http without any cookie of this app: most clients keep no "
+            "Secure cookie there. In development set cookie_secure=False, and begin under the host "
+            "name that the redirect URI has (localhost and 127.0.0.1 are two)"
+        )
+
+
+def _warn_if_never_refreshed(auth: IdealAuth[Any], user: SessionUser) -> None:
+    if user.expires_at is None and user.refresh_token is not None:
+        auth.warn_once(
+            "the provider does not say how long its access token lives, so nobody knows when to "
+            "refresh it: give default_expires_in="
+        )
+    if user.expires_at is not None and user.refresh_token is None:
+        auth.warn_once(
+            "the provider gave no refresh token, so sessions end with their access token, this one "
+            "in %d seconds. To get one, ask for the scope offline_access; some want authorization_"
+            'params={"prompt": "consent"} with it, Google {"access_type": "offline", "prompt": '
+            '"consent"} instead',
+            user.expires_at - auth.clock(),
+        )
 
 
 def _not_completed(request: Request, error: str | None) -> Response:

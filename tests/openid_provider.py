@@ -102,6 +102,9 @@ class OpenIDServer:
         self.faults: dict[str, Callable[[Any], Any]] = {}
         """Answers in a path's place; what it raises is the wire's."""
 
+        self.withheld: set[str] = set()
+        """What the answer of the token endpoint leaves out."""
+
         self.requests: list[Any] = []
         self.client_public: Key | None = None
         self.dpop_nonce: str | None = None
@@ -219,13 +222,14 @@ class OpenIDServer:
     def tokens(self, nonce: str | None = None, *, bound: bool = False) -> dict[str, Any]:
         access_token, refresh_token = f"at-{secrets.token_hex(8)}", f"rt-{secrets.token_hex(8)}"
         self.refresh_tokens[refresh_token] = "ada"
-        return {
+        answer = {
             "access_token": access_token,
             "refresh_token": refresh_token,
             "token_type": "DPoP" if bound else "Bearer",
             "expires_in": 300,
             "id_token": self.id_token(access_token, nonce),
         }
+        return {name: value for name, value in answer.items() if name not in self.withheld}
 
     def id_token(self, access_token: str, nonce: str | None = None, **changed: Any) -> str:
         claims = self.id_claims(access_token, nonce)

@@ -58,6 +58,10 @@ def site() -> Site:
     return Site()
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+
+
 def refused(site: Site, response: httpx.Response, status: int = 400) -> bool:
     """Whether nobody is signed in."""
     lines = response.headers.get_list("set-cookie")
@@ -262,6 +266,67 @@ def test_an_issuer_that_is_written_otherwise_is_told_to_the_operator(
     site.server.metadata["issuer"] = f"{ISSUER}/"
     assert site.browser.get("/login").status_code == 503
     assert "exactly as the provider does" in caplog.text
+
+
+def test_an_operator_is_told_once_that_no_refresh_token_came(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is wrong until the access token runs out, and then nobody looks at the sign-in."""
+    site.server.withheld = {"refresh_token"}
+    for _ in range(2):
+        assert site.sign_in().status_code == 303
+    (line,) = warnings(caplog)
+    assert "no refresh token" in line
+    assert "in 300 seconds" in line
+    assert "offline_access" in line
+    assert '"prompt": "consent"' in line
+
+
+def test_an_operator_is_told_once_that_nobody_knows_when_to_refresh(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.server.withheld = {"expires_in"}
+    for _ in range(2):
+        assert site.sign_in().status_code == 303
+    (line,) = warnings(caplog)
+    assert "default_expires_in=" in line
+
+
+def test_a_session_that_can_be_refreshed_is_no_matter_for_the_log(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.sign_in()
+    assert warnings(caplog) == []
+
+
+def test_a_token_that_never_ends_needs_no_refresh_token(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.server.withheld = {"refresh_token", "expires_in"}
+    site.sign_in()
+    assert warnings(caplog) == []
+
+
+def test_an_operator_is_told_once_that_plain_http_loses_the_attempt(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else the page says that the attempt is unknown, and the log nothing that one sees."""
+    browser = TestClient(site.app, base_url="http://testserver", follow_redirects=False)
+    for _ in range(2):
+        where = browser.get("/login").headers["location"]
+        assert browser.get(site.server.approve(where)).status_code == 400
+    (line,) = warnings(caplog)
+    assert "cookie_secure=False" in line
+    assert "localhost" in line
+
+
+@pytest.mark.parametrize("origin", [APP, "http://testserver"])
+def test_a_strangers_callback_is_no_matter_for_the_log(
+    site: Site, caplog: pytest.LogCaptureFixture, origin: str
+) -> None:
+    browser = TestClient(site.app, base_url=origin, follow_redirects=False)
+    assert browser.get("/callback?state=x&code=c").status_code == 400
+    assert warnings(caplog) == []
 
 
 def test_a_refresh_that_names_somebody_else_ends_the_session(site: Site) -> None:

@@ -88,8 +88,10 @@ class Hosts:
         safe = url.scheme == "https" or (url.scheme == "http" and _LOOPBACK.fullmatch(name))
         is_named = (name, port) in self._named or (port == default and (name, None) in self._named)
         if not (safe and is_named):
+            where = name if port == _PORTS["https"] else f"{name}:{port}"
+            why = f"{where} is not named" if safe else "no token travels over plain http"
             raise ConfigurationError(
-                f"the token may not go to {url.scheme}://{name}:{port}: it is for {self} over https"
+                f"the token may not go to {url.scheme}://{where}: it is for {self}, and {why}"
             )
 
 

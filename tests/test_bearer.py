@@ -75,6 +75,23 @@ def test_anywhere_else_is_an_error_and_nothing_is_sent(library: ModuleType, url:
 
 @LIBRARIES
 @pytest.mark.parametrize(
+    ("url", "host", "says"),
+    [
+        ("http://127.0.0.1:9000/", "127.0.0.1", r"127.0.0.1:9000 is not named"),
+        ("https://api.example:8443/", "api.example", "api.example:8443 is not named"),
+        ("https://sub.api.example/", "api.example", "sub.api.example is not named"),
+        ("http://api.example/", "api.example", "no token travels over plain http"),
+    ],
+)
+def test_the_error_says_what_would_have_to_be_named(
+    library: ModuleType, url: str, host: str, says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        seen_by(library, url, host)
+
+
+@LIBRARIES
+@pytest.mark.parametrize(
     ("url", "host"),
     [
         ("https://api.example:8443/", "api.example:8443"),

@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 U = TypeVar("U", bound=SessionUser)
 
 log = logging.getLogger("fastapi_ideal_auth")
+
+_TEN_YEARS: Final = 10 * 365 * 86400  # seconds
 
 RefreshFunction = Callable[[str], Awaitable[TokenResponse | None]]
 """A bare ``provider=``: takes the refresh token; ``None`` means that the grant is dead."""
@@ -371,6 +373,11 @@ class IdealAuth(Generic[U]):
         """
         for codec in {self.codec, self._formats[0].codec}:
             codec.check(user)
+        if user.expires_at is not None and user.expires_at < self.clock() - _TEN_YEARS:
+            raise ConfigurationError(
+                "expires_at is the Unix time at which the access token expires, such as "
+                "int(time.time()) + expires_in; this one looks like expires_in alone"
+            )
 
     def cookie_lines(
         self, generation: Generation[U], presented: Presented, *, now: float

@@ -65,7 +65,8 @@ def judge_metadata(
     if document.get("issuer") != issuer:
         raise ProviderMisconfigured(
             "the provider's metadata names another issuer than issuer=: write it exactly as the "
-            "provider does, with or without a slash at its end"
+            "provider does, with or without a slash at its end (copy it from "
+            f"{issuer.rstrip('/')}/.well-known/openid-configuration)"
         )
     found = {name: _endpoint(document, name, issuer) for name in (*_REQUIRED, *_OPTIONAL)}
     missing = [name for name in _REQUIRED if found[name] is None]

@@ -500,10 +500,13 @@ def judge_pushed_request(
     passing = _passing(status, headers, refusal, now, endpoint)
     if passing is not None:
         raise passing
-    advice = MISCONFIGURED.get(refusal.code or "")
+    # A redirect URI that is not registered has no code of its own, and is the usual reason.
+    advice = MISCONFIGURED.get(refusal.code or "") or (
+        "register the redirect URI at the authorization server (this app's /callback, with scheme, "
+        "host and port as the browser has them), and check scope= and authorization_params="
+    )
     raise ProviderMisconfigured(
-        f"the {endpoint} endpoint answered {_summary(status, refusal)}"
-        + (f": {advice}" if advice else "")
+        f"the {endpoint} endpoint answered {_summary(status, refusal)}: {advice}"
     )
 
 

@@ -104,6 +104,10 @@ class OpenIDProvider(OAuthClient):
         self._issuer = oauth.check_endpoint("issuer", issuer)
         if "?" in issuer:  # Discovery §3
             raise ConfigurationError("issuer has a query: take out the ? and what follows")
+        if "/.well-known/" in issuer:
+            raise ConfigurationError(
+                f"issuer is the address before {issuer[issuer.index('/.well-known/') :]}"
+            )
         super().__init__(
             client_id,
             client_secret,

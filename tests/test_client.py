@@ -291,6 +291,14 @@ async def test_what_must_be_pushed_goes_no_other_way(server: OpenIDServer) -> No
     assert "request_uri" in await begin(openid(server))
 
 
+@pytest.mark.parametrize("code", ["invalid_request", "invalid_redirect_uri"])
+async def test_a_push_that_is_refused_says_where_to_look(pushing: OpenIDServer, code: str) -> None:
+    """For a redirect URI that is not registered there is no code of its own (RFC 9126 §2.3)."""
+    pushing.faults["/par"] = lambda _: pushing.refuse(code)
+    with pytest.raises(ProviderMisconfigured, match=r"answered 400 .*register the redirect URI"):
+        await begin(openid(pushing))
+
+
 @pytest.mark.parametrize("required", [True, False])
 async def test_a_push_that_fails_is_no_reason_to_send_the_browser_with_it_all(
     pushing: OpenIDServer, required: bool

@@ -1,5 +1,6 @@
 """Bad input: each mistake fails at construction with one sentence that says what to do."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,15 +18,17 @@ from fastapi_ideal_auth import (
     IdealAuth,
     MemoryStore,
     OAuth2Provider,
+    OpenIDProvider,
     SessionUser,
     SQLiteStore,
 )
 from fastapi_ideal_auth.__main__ import main
-from fastapi_ideal_auth.testing import login
+from fastapi_ideal_auth.testing import Clock, login
 
 from .support import BASE, SECRET, User, World
 
 OP = "https://op.example/token"
+ISSUER = "https://op.example"
 
 
 class RequiredButNotStored(SessionUser):
@@ -89,6 +92,10 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         r"token_endpoint.*https",
     ),
     "no client id": (lambda: OAuth2Provider(OP, ""), r"client_id is empty"),
+    "the metadata's address for an issuer": (
+        lambda: OpenIDProvider(f"{ISSUER}/.well-known/openid-configuration", "app"),
+        r"issuer is the address before /\.well-known/openid-configuration",
+    ),
     "an unknown method": (
         lambda: OAuth2Provider(OP, "app", "s", token_endpoint_auth_method="basic"),  # type: ignore[arg-type]
         r"client_secret_basic",
@@ -151,6 +158,20 @@ def test_an_expiry_in_milliseconds_is_told_at_sign_in() -> None:
     user = User(id="1", access_token="t", expires_at=1_800_000_000_000)
     with pytest.raises(ConfigurationError, match="looks like milliseconds"):
         login(TestClient(FastAPI(), base_url=BASE), auth(), user)
+
+
+def test_a_lifetime_for_an_expiry_is_told_at_sign_in() -> None:
+    """``expires_at=tokens.expires_in``: a session that is over before it began."""
+    user = User(id="1", access_token="t", expires_at=3600)
+    with pytest.raises(ConfigurationError, match="looks like expires_in"):
+        login(TestClient(FastAPI(), base_url=BASE), auth(), user)
+    at_epoch = auth(clock=Clock(0))
+    login(TestClient(FastAPI(), base_url=BASE), at_epoch, user)
+
+
+def test_an_expiry_that_has_passed_may_be_signed_in_with() -> None:
+    user = User(id="1", access_token="t", expires_at=int(time.time()) - 86400)
+    login(TestClient(FastAPI(), base_url=BASE), auth(), user)
 
 
 def test_a_provider_that_is_not_async_is_told_to_the_operator(

@@ -266,6 +266,7 @@ def test_an_issuer_that_is_written_otherwise_is_told_to_the_operator(
     site.server.metadata["issuer"] = f"{ISSUER}/"
     assert site.browser.get("/login").status_code == 503
     assert "exactly as the provider does" in caplog.text
+    assert f"{ISSUER}/.well-known/openid-configuration" in caplog.text
 
 
 def test_an_operator_is_told_once_that_no_refresh_token_came(

@@ -155,15 +155,9 @@ def _read(data: bytes, names: Mapping[bytes, str]) -> Presented:
         key, equals, value = pair.partition(b"=")
         name = names.get(key.lstrip())
         if name is not None and equals and name not in found:
-            found[name] = _unquoted(value.strip()).decode("latin-1")
-    return _presented(found, names) if found else _NOTHING
-
-
-def _unquoted(value: bytes) -> bytes:
-    return value[1:-1] if len(value) > 1 and value[:1] == value[-1:] == b'"' else value
-
-
-def _presented(found: dict[str, str], names: Mapping[bytes, str]) -> Presented:
+            found[name] = _unquoted(value.strip().decode("latin-1"))
+    if not found:
+        return _NOTHING
     bare, *numbered = names.values()
     chunks: list[str] = []
     for name in numbered:
@@ -171,6 +165,10 @@ def _presented(found: dict[str, str], names: Mapping[bytes, str]) -> Presented:
             break
         chunks.append(found[name])
     return Presented(found.get(bare), tuple(chunks), tuple(found))
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if value[:1] == '"' and value[-1:] == '"' and len(value) > 1 else value
 
 
 def runs(presented: Presented) -> Iterator[str]:

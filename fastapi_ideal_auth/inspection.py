@@ -120,7 +120,7 @@ def _native(value: str, ring: KeyRing, cookie_name: str, purpose: str, now: floa
     head.append(f"key id      {key_id.hex()} ({_which([key_id == each for each in ring.key_ids])})")
     names = dict.fromkeys((cookie_name, _PREFIX + cookie_name.removeprefix(_PREFIX)))
     names.setdefault(cookie_name.removeprefix(_PREFIX))
-    tried = [ring.examine(sealed, purpose=purpose, binding=name.encode()) for name in names]
+    tried = [ring.box(purpose=purpose, binding=name.encode()).examine(sealed) for name in names]
     # Under the wrong name a seal fails earlier than under its own.
     failed = Failed.CIPHERTEXT if Failed.CIPHERTEXT in tried else tried[0]
     opened = next((each for each in tried if isinstance(each, bytes)), failed)

@@ -46,17 +46,16 @@ class SessionMiddleware:
         websocket = kind == "websocket"
         denial = _DENIAL in (scope.get("extensions") or ()) if websocket else None
         cookies = read(_cookie_header(scope), auth.cookies)
-        if cookies:
-            method = "GET" if websocket else scope["method"]
-            refusal = auth.guard.check(method, scope["headers"], websocket=websocket)
-            if refusal is not None:
-                log.info(
-                    "%s to %r was refused: it came from a page of another origin (trusted_origins "
-                    "would let it through)",
-                    kind,
-                    scope["path"],
-                )
-                return _refuse(refusal, denial, receive, send)
+        method = "GET" if websocket else scope["method"]
+        refusal = auth.guard.check(method, scope["headers"], websocket=websocket)
+        if refusal is not None and cookies:
+            log.info(
+                "%s to %r was refused: it came from a page of another origin (trusted_origins "
+                "would let it through)",
+                kind,
+                scope["path"],
+            )
+            return _refuse(refusal, denial, receive, send)
         session: Session[Any] = Session(auth, cookies, denial)
         scope[auth.scope_key] = session
 

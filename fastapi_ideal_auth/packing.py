@@ -12,10 +12,11 @@ from __future__ import annotations
 from json.encoder import encode_basestring_ascii
 from typing import Final
 
-from .seal import b64decode, b64encode
+from .seal import b64decode, b64encode_joined
 
 _RAW: Final = b"\x00"
 _MOST_SEGMENTS: Final = 255
+_BROKEN: Final = "a packed token with a broken length"
 
 
 def pack_token(token: str) -> bytes:
@@ -37,29 +38,41 @@ def pack_token(token: str) -> bytes:
 
 def unpack_token(packed: bytes) -> str:
     """Raises ``ValueError`` for bytes that are no packed token."""
-    if not packed:
-        raise ValueError("no packed token")
-    count, size = packed[0], len(packed)
-    if count == 0:
-        return _text(packed[1:])
-    segments: list[str] = []
-    at = 1
-    for _ in range(count):
-        start, end = _extent(packed, at)
-        if end > size:
-            raise ValueError("a packed token that ends early")
-        segments.append(b64encode(packed[start:end]))
-        at = end
-    if at != size:
-        raise ValueError("a packed token with a tail")
-    return ".".join(segments)
+    return _text(packed[1:]) if packed[:1] == _RAW else b64encode_joined(_segments(packed))
 
 
 def unpack_token_as_json(packed: bytes) -> str:
     """The token as a string of JSON. Raises ``ValueError`` for bytes that are no packed token."""
-    token = unpack_token(packed)
-    # base64url and dots need no escaping, and a JWT is long.
-    return encode_basestring_ascii(token) if packed[:1] == _RAW else f'"{token}"'
+    if packed[:1] == _RAW:
+        return encode_basestring_ascii(_text(packed[1:]))
+    return f'"{b64encode_joined(_segments(packed))}"'  # base64url and dots need no escaping
+
+
+def _segments(packed: bytes) -> list[bytes]:
+    if not packed:
+        raise ValueError("no packed token")
+    segments: list[bytes] = []
+    at = 1
+    try:
+        for _ in range(packed[0]):
+            length = byte = packed[at]
+            shift = 0
+            while byte > 0x7F and shift < 21:
+                shift += 7
+                at += 1
+                byte = packed[at]
+                length += (byte - 1) << shift  # less one: the bit that says "more" is no part of it
+            if byte > 0x7F or (shift and not byte):  # one spelling: no zeros on top
+                raise ValueError(_BROKEN)
+            start = at + 1
+            at = start + length
+            segments.append(packed[start:at])
+    except IndexError:
+        raise ValueError(_BROKEN) from None
+    if at != len(packed):
+        ends = "with a tail" if at < len(packed) else "that ends early"
+        raise ValueError(f"a packed token {ends}")
+    return segments
 
 
 def _text(raw: bytes) -> str:
@@ -78,16 +91,3 @@ def _varint(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
-
-
-def _extent(data: bytes, at: int) -> tuple[int, int]:
-    """Where the segment begins and ends whose length stands at ``at``."""
-    number = shift = 0
-    while at < len(data) and shift < 28:
-        byte = data[at]
-        number |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80 and (byte or not shift):  # one spelling: no zeros on top
-            return at, at + number
-        shift += 7
-    raise ValueError("a packed token with a broken length")

@@ -33,6 +33,7 @@ _random_bytes = os.urandom
 
 VERSION: Final = b"\x01"
 KEY_ID_BYTES: Final = 4
+_KEY_BYTES: Final = 32
 SALT_BYTES: Final = 16
 COMMITMENT_BYTES: Final = 32
 TAG_BYTES: Final = 16
@@ -96,45 +97,65 @@ class KeyRing:
         """What the native seal calls them."""
         return [key.id for key in self._keys]
 
+    def box(self, *, purpose: str, binding: bytes) -> Box:
+        """What seals and opens for one use. ``binding``: what else must be the same to open."""
+        return Box(self._keys, purpose, binding)
+
     def seal(self, data: bytes, *, purpose: str, binding: bytes) -> bytes:
-        """Seal with the first secret. ``binding``: what else must be the same to open it."""
-        key = self._keys[0]
-        context = _context(purpose, binding)
-        salt = _random_bytes(SALT_BYTES)
-        message_key, commitment = _derived(key, context, salt)
-        sealed = AESGCM(message_key).encrypt(_NONCE, data, context)
-        return b"".join((VERSION, key.id, salt, commitment, sealed))
+        """`Box.seal` for a use that comes once."""
+        return self.box(purpose=purpose, binding=binding).seal(data)
 
     def open(self, sealed: bytes, *, purpose: str, binding: bytes) -> bytes:
-        """Open with whichever secret sealed it. Raises `InvalidCookie`, always the same."""
-        data = self.examine(sealed, purpose=purpose, binding=binding)
-        if isinstance(data, Failed):  # raised out here, so that no chained error tells more
-            raise InvalidCookie
-        return data
+        """`Box.open` for a use that comes once. Raises `InvalidCookie`."""
+        return self.box(purpose=purpose, binding=binding).open(sealed)
 
     def names(self, label: bytes) -> list[str]:
         """A name for ``label`` under each secret, the first one's first; without the secrets
         nobody can tell, or try, what it names."""
         return [_expanded(key.prk, b"name" + label)[:32].hex() for key in self._keys]
 
-    def examine(self, sealed: bytes, *, purpose: str, binding: bytes) -> bytes | Failed:
+
+class Box:
+    """A key ring for one purpose and binding: a seal made in one opens in no other."""
+
+    __slots__ = ("_context", "_info", "_keys")
+
+    def __init__(self, keys: Sequence[_Key], purpose: str, binding: bytes) -> None:
+        self._keys = keys
+        self._context = _context(purpose, binding)
+        self._info = b"message" + self._context  # "message": apart from the key id
+
+    def seal(self, data: bytes) -> bytes:
+        """Seal with the first secret."""
+        key = self._keys[0]
+        salt = _random_bytes(SALT_BYTES)
+        okm = _expanded(key.prk, self._info + salt)
+        sealed = AESGCM(okm[:_KEY_BYTES]).encrypt(_NONCE, data, self._context)
+        return b"".join((VERSION, key.id, salt, okm[_KEY_BYTES:], sealed))
+
+    def open(self, sealed: bytes) -> bytes:
+        """Open with whichever secret sealed it. Raises `InvalidCookie`, always the same."""
+        data = self.examine(sealed)
+        if isinstance(data, Failed):  # raised out here, so that no chained error tells more
+            raise InvalidCookie
+        return data
+
+    def examine(self, sealed: bytes) -> bytes | Failed:
         """What `open` opens, or the check that failed: for whoever holds the secret."""
         if len(sealed) < _HEAD + TAG_BYTES:
             return Failed.FORM
         if sealed[:1] != VERSION:
             return Failed.VERSION
-        context = _context(purpose, binding)
         key_id = sealed[1:_SALT_AT]
-        salt = sealed[_SALT_AT:_COMMITMENT_AT]
         failed = Failed.KEY
         for key in self._keys:
             if key.id != key_id:
                 continue
             failed = Failed.COMMITMENT
-            message_key, commitment = _derived(key, context, salt)
-            if hmac.compare_digest(commitment, sealed[_COMMITMENT_AT:_HEAD]):
+            okm = _expanded(key.prk, self._info + sealed[_SALT_AT:_COMMITMENT_AT])
+            if hmac.compare_digest(okm[_KEY_BYTES:], sealed[_COMMITMENT_AT:_HEAD]):
                 try:
-                    return AESGCM(message_key).decrypt(_NONCE, sealed[_HEAD:], context)
+                    return AESGCM(okm[:_KEY_BYTES]).decrypt(_NONCE, sealed[_HEAD:], self._context)
                 except InvalidTag:
                     return Failed.CIPHERTEXT
         return failed
@@ -191,25 +212,27 @@ def _context(purpose: str, binding: bytes) -> bytes:
     return b"".join((VERSION, bytes((len(name),)), name, len(binding).to_bytes(2), binding))
 
 
-def _derived(key: _Key, context: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    okm = _expanded(key.prk, b"message" + context + salt)  # "message": apart from the key id
-    return okm[:32], okm[32:]
-
-
 # -- text -----------------------------------------------------------------------------------------
 
 # Pydantic's codec takes a quarter of binascii's time.
-_BASE64URL: Final = TypeAdapter(
-    bytes,
-    config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True),
+_BASE64: Final = ConfigDict(
+    ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True
 )
-_encoded: Final[Callable[..., str]] = _BASE64URL.serializer.to_python
-_decoded: Final[Callable[..., bytes]] = _BASE64URL.validator.validate_strings
+_ONE: Final = TypeAdapter(bytes, config=_BASE64)
+_MANY: Final = TypeAdapter(list[bytes], config=_BASE64)
+_encoded: Final[Callable[..., str]] = _ONE.serializer.to_python
+_encoded_each: Final[Callable[..., list[str]]] = _MANY.serializer.to_python
+_decoded: Final[Callable[..., bytes]] = _ONE.validator.validate_strings
 
 
 def b64encode(data: bytes) -> str:
     """base64url without padding (RFC 4648 §5)."""
     return _encoded(data, mode="json").rstrip("=")
+
+
+def b64encode_joined(parts: list[bytes]) -> str:
+    """Each in base64url, and dots between them, as in a JWT (RFC 7515 §7.1)."""
+    return ".".join(_encoded_each(parts, mode="json")).replace("=", "")
 
 
 def b64decode(text: str) -> bytes:
@@ -234,10 +257,11 @@ class Sealer(Protocol):
 class AESGCMSealer:
     """The native seal, as a cookie's value. The secrets come from `IdealAuth`."""
 
-    __slots__ = ("_ring",)
+    __slots__ = ("_boxes", "_ring")
 
     def __init__(self) -> None:
         self._ring: KeyRing | None = None
+        self._boxes: dict[tuple[str, str], Box] = {}
 
     def bind(self, ring: KeyRing) -> Sealer:
         """A sealer with these secrets; this object stays as it is, and may be bound again."""
@@ -247,18 +271,20 @@ class AESGCMSealer:
 
     def seal(self, data: bytes, *, purpose: str, name: str) -> str:
         """Raises `ConfigurationError` without secrets."""
-        return b64encode(self._secrets().seal(data, purpose=purpose, binding=name.encode()))
+        return b64encode(self._box(purpose, name).seal(data))
 
     def open(self, text: str, *, purpose: str, name: str) -> bytes:
         """Raises `InvalidCookie`, always the same."""
-        ring = self._secrets()
+        box = self._boxes.get((purpose, name)) or self._box(purpose, name)
         try:
             sealed = b64decode(text)
         except ValueError:
             sealed = b""
-        return ring.open(sealed, purpose=purpose, binding=name.encode())
+        return box.open(sealed)
 
-    def _secrets(self) -> KeyRing:
+    def _box(self, purpose: str, name: str) -> Box:
         if self._ring is None:
             raise ConfigurationError("a sealer gets its secrets from IdealAuth(sealer=…)")
-        return self._ring
+        # Kept: an application has a purpose and a name or two, not what a request says.
+        box = self._ring.box(purpose=purpose, binding=name.encode())
+        return self._boxes.setdefault((purpose, name), box)

@@ -278,10 +278,21 @@ class Session(Generic[U]):
 
     def _open(self) -> None:
         """Open the cookie, once a request. No I/O."""
-        if not self._read:
-            self._read = True
-            self._generation = self._auth.opened(self._cookies, now=self._auth.clock())
-            self._presented = 0 if self._generation is None else self._generation.gen
+        if self._read:
+            return
+        self._read = True
+        auth = self._auth
+        generation = self._generation = auth.opened(self._cookies, now=auth.clock())
+        if generation is None:
+            self._checked = True
+        else:
+            self._presented = generation.gen
+            # Mostly neither the store nor the application has a say.
+            self._checked = (
+                auth.validate_session is None
+                and auth.rotation.endings.every is None
+                and generation.complete
+            )
 
     def _pristine(self) -> Generation[U] | None:
         """The newest generation this request knows of, whatever a route did to its user, and
@@ -307,11 +318,7 @@ class Session(Generic[U]):
 
         Who asks meanwhile waits for the check, but for the check itself and its tasks.
         """
-        if _checking.get() is self or (self._checked and not self._loading.locked()):
-            return
-        self._open()
-        if not self._loading.locked() and not self._needs_asking():
-            self._checked = True
+        if self._is_loaded():
             return
         async with self._loading:
             within = _checking.set(self)
@@ -320,14 +327,9 @@ class Session(Generic[U]):
             finally:
                 _checking.reset(within)
 
-    def _needs_asking(self) -> bool:
-        """Whether store or application have a say before the session counts; mostly not."""
-        auth, generation = self._auth, self._generation
-        return generation is not None and (
-            auth.validate_session is not None
-            or auth.rotation.endings.every is not None
-            or not generation.complete
-        )
+    def _is_loaded(self) -> bool:
+        self._open()
+        return (self._checked and not self._loading.locked()) or _checking.get() is self
 
     async def _load_alone(self) -> None:
         if self._generation is not None and not self._checked:
@@ -403,7 +405,8 @@ class Session(Generic[U]):
         verdict = self._verdict
         if verdict is not None and not (again and self._changed_since(verdict)):
             return verdict.gets
-        await self._load()
+        if not self._is_loaded():
+            await self._load()
         if again and self._generation is not None:
             await self._look(self._generation)
         generation = self._generation

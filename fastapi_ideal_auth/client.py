@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import logging
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, NoReturn
@@ -80,7 +81,7 @@ class Deadline:
         return left
 
 
-class OAuthClient:
+class OAuthClient(ABC):
     """What `OAuth2Provider` and `OpenIDProvider` have in common."""
 
     issuer: str | None
@@ -160,9 +161,9 @@ class OAuthClient:
         if not self._has_own_client:
             self.http = http
 
+    @abstractmethod
     async def _metadata(self, deadline: Deadline) -> Metadata:
         """The server's endpoints. Raises `ProviderError`, never in doubt."""
-        raise NotImplementedError
 
     # -- tokens -----------------------------------------------------------------------------------
 

@@ -155,7 +155,9 @@ def _read(data: bytes, names: Mapping[bytes, str]) -> Presented:
         key, equals, value = pair.partition(b"=")
         name = names.get(key.lstrip())
         if name is not None and equals and name not in found:
-            found[name] = _unquoted(value.strip().decode("latin-1"))
+            text = value.strip().decode("latin-1")
+            quoted = len(text) > 1 and text[0] == text[-1] == '"'
+            found[name] = text[1:-1] if quoted else text
     if not found:
         return _NOTHING
     bare, *numbered = names.values()
@@ -165,10 +167,6 @@ def _read(data: bytes, names: Mapping[bytes, str]) -> Presented:
             break
         chunks.append(found[name])
     return Presented(found.get(bare), tuple(chunks), tuple(found))
-
-
-def _unquoted(value: str) -> str:
-    return value[1:-1] if value[:1] == '"' and value[-1:] == '"' and len(value) > 1 else value
 
 
 def runs(presented: Presented) -> Iterator[str]:

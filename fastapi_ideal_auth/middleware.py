@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -45,7 +45,7 @@ class SessionMiddleware:
             return self.app(scope, receive, send)  # a mounted app with the same auth: once will do
         websocket = kind == "websocket"
         denial = _DENIAL in (scope.get("extensions") or ()) if websocket else None
-        cookies = read(_cookie_header(scope), auth.cookies)
+        cookies = read(_cookie_header(scope["headers"]), auth.cookies)
         method = "GET" if websocket else scope["method"]
         refusal = auth.guard.check(method, scope["headers"], websocket=websocket)
         if refusal is not None and cookies:
@@ -87,10 +87,13 @@ class SessionMiddleware:
         await self.app(scope, opening, closing)
 
 
-def _cookie_header(scope: Scope) -> bytes:
-    found = [value for name, value in scope["headers"] if name == b"cookie"]
-    # HTTP/2 may split the header into one a cookie (RFC 9113 §8.2.3).
-    return found[0] if len(found) == 1 else b"; ".join(found)
+def _cookie_header(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    found: bytes | None = None
+    for name, value in headers:
+        if name == b"cookie":
+            # HTTP/2 may split the header into one a cookie (RFC 9113 §8.2.3).
+            found = value if found is None else b"; ".join((found, value))
+    return found
 
 
 async def _send_with_cookie(session: Session[Any], message: Message, send: Send) -> None:

@@ -88,12 +88,11 @@ class Session(Generic[U]):
         self._auth = auth
         self._cookies = cookies
         self._denial = denial
-        self._at = (
-            auth.clock()
-        )  # as it arrives: the body may take its time before a dependency runs
+        # As it arrives: the body may take its time before a dependency runs.
+        self._at = auth.clock()
         self._read = False
         self._checked = False
-        self._loading = asyncio.Lock()
+        self._loading: asyncio.Lock | None = None
         self._started = False
         self._epoch = 0
         # What the routes see; and, once it is not the cookie's any more, the same untouched by
@@ -320,6 +319,8 @@ class Session(Generic[U]):
         """
         if self._is_loaded():
             return
+        if self._loading is None:
+            self._loading = asyncio.Lock()
         async with self._loading:
             within = _checking.set(self)
             try:
@@ -329,7 +330,10 @@ class Session(Generic[U]):
 
     def _is_loaded(self) -> bool:
         self._open()
-        return (self._checked and not self._loading.locked()) or _checking.get() is self
+        loading = self._loading
+        if self._checked and (loading is None or not loading.locked()):
+            return True
+        return _checking.get() is self
 
     async def _load_alone(self) -> None:
         if self._generation is not None and not self._checked:

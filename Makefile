@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo iron test lint types bench clean
+.PHONY: help demo iron test lint types bench package lowest clean
 
 help:            ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -39,5 +39,15 @@ types: $(READY)  ## mypy (strict) and pyright
 bench: $(READY)  ## the fresh path against its limit, waiting for a refresh, sessions lost
 	$(BIN)/python -m benchmarks
 
+package: $(VENV)/.package ## build wheel and sdist into dist/, and test them without the source
+	$(BIN)/python .ci/package.py newest
+
+lowest: $(VENV)/.package  ## the same tests with the oldest dependencies that are declared
+	$(BIN)/python .ci/package.py lowest
+
+$(VENV)/.package: $(READY)
+	$(BIN)/python -m pip install --quiet --group package
+	@touch $@
+
 clean:           ## remove what the commands above made
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

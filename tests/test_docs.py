@@ -37,7 +37,8 @@ FILLED_IN = {
     'client_id="…"': f'client_id="{CLIENT_ID}"',
     'client_secret="…"': f'client_secret="{CLIENT_SECRET}"',
 }
-SOURCE = "\n".join(path.read_text() for path in (ROOT / "fastapi_ideal_auth").rglob("*.py"))
+PACKAGE = Path(fastapi_ideal_auth.__file__).parent
+SOURCE = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
 
 
 def block(page: str, holding: str) -> str:

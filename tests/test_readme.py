@@ -21,6 +21,7 @@ from fastapi_ideal_auth.testing import Clock, login
 from .openid_provider import CLIENT_ID, CLIENT_SECRET, OpenIDServer
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(fastapi_ideal_auth.__file__).parent  # elsewhere, where the wheel is tested
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
@@ -126,8 +127,10 @@ def test_the_names_it_uses_are_public() -> None:
 
 
 def test_files_it_names_are_there() -> None:
-    for name in re.findall(r"`((?:tests|fastapi_ideal_auth|examples)/[\w/.]+)`", README):
+    for name in re.findall(r"`((?:tests|examples)/[\w/.]+)`", README):
         assert (ROOT / name).exists(), name
+    for name in re.findall(r"`(fastapi_ideal_auth/[\w/.]+)`", README):
+        assert (PACKAGE.parent / name).exists(), name
     for name in re.findall(r"\]\(((?!https?:|#)[^)#]+)", README):
         assert (ROOT / name).exists(), name
 

@@ -150,7 +150,7 @@ def check_metadata(wheel: Path) -> None:
         assert built.get_all("License-File") == project()["license-files"]
         for name in project()["license-files"]:
             assert unpacked.read(f"{info}/licenses/{name}") == (ROOT / name).read_bytes()
-        assert built.get_payload() == (ROOT / "README.md").read_text()
+        assert built["Description"] == (ROOT / "README.md").read_text()
 
 
 def project() -> dict[str, Any]:

@@ -9,29 +9,23 @@ key, open it with AES-GCM, validate it with Pydantic, and nothing else.
 
 import asyncio
 import base64
+import gc
 import hmac
 import json
 import time
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from fastapi import Depends, FastAPI, HTTPException, Request
+from pydantic import BaseModel
 
-from fastapi_ideal_auth import IdealAuth, MemoryStore, SessionUser, TokenResponse
+from benchmarks.peers import SECRET, App, Contender, User, fields_of, installed, protected
+from fastapi_ideal_auth import IdealAuth, MemoryStore, TokenResponse
 from fastapi_ideal_auth.cookies import read
 from fastapi_ideal_auth.generation import begin
 
-ROUNDS = 60
-REQUESTS = 200
-SECRET = "a secret of the benchmark, 32 characters or more"
-
-App = Callable[..., Awaitable[None]]
-
-
-class User(SessionUser):
-    email: str = "ada@example.test"
-    name: str = "Ada Lovelace"
+ROUNDS = 40
+REQUESTS = 100
 
 
 def jwt(size: int) -> str:
@@ -60,24 +54,16 @@ def bare() -> FastAPI:
 
 
 def no_op() -> FastAPI:
-    app = FastAPI()
-
     async def nothing(request: Request) -> None:
         return None
 
-    @app.get("/")
-    async def index(user: Annotated[None, Depends(nothing)]) -> dict[str, bool]:
-        return {"ok": True}
-
-    return app
+    return protected(nothing)
 
 
-def limit(user: User) -> tuple[FastAPI, str]:
+def limit(user: User) -> Contender:
     """The hand-written limit, and its cookie."""
-    app = FastAPI()
     prk = hmac.digest(b"limit", SECRET.encode(), "sha512")
-    fields = {**user.model_dump(), "access_token": user.access_token}
-    data = json.dumps({**fields, "refresh_token": user.refresh_token}).encode()
+    data = json.dumps(fields_of(user)).encode()
     salt = bytes(16)
     key = hmac.digest(prk, b"session" + salt, "sha512")[:32]
     sealed = salt + AESGCM(key).encrypt(bytes(12), data, b"session")
@@ -92,14 +78,10 @@ def limit(user: User) -> tuple[FastAPI, str]:
         key = hmac.digest(prk, b"session" + sealed[:16], "sha512")[:32]
         return User.model_validate_json(AESGCM(key).decrypt(bytes(12), sealed[16:], b"session"))
 
-    @app.get("/")
-    async def index(user: Annotated[User, Depends(current)]) -> dict[str, bool]:
-        return {"ok": True}
-
-    return app, f"session={cookie}"
+    return protected(current), f"session={cookie}"
 
 
-def ours(user: User) -> tuple[FastAPI, str]:
+def ours(user: User) -> Contender:
     auth = IdealAuth(User, secret=SECRET, provider=_never_asked, store=MemoryStore())
     app = FastAPI()
     auth.install(app)
@@ -108,10 +90,38 @@ def ours(user: User) -> tuple[FastAPI, str]:
     async def index(user: Annotated[User, Depends(auth.fresh_user)]) -> dict[str, bool]:
         return {"ok": True}
 
+    return app, cookie_of(auth, user)
+
+
+def cookie_of(auth: IdealAuth[User], user: User) -> str:
+    """The Cookie header of a user who signed in just now."""
     now = time.time()
     generation = begin(user, now=now, remember=None, lifetimes=auth.lifetimes)
     lines = auth.cookie_lines(generation, read(None, auth.cookies), now=now)
-    return app, "; ".join(line.split(";")[0] for line in lines)
+    return "; ".join(line.split(";")[0] for line in lines)
+
+
+def returning(user: User) -> dict[str, Contender]:
+    """Routes that return what they have: the session's user, and the like of it."""
+
+    class Plain(BaseModel):
+        id: str
+        expires_at: int | None
+        email: str
+        name: str
+
+    plain = Plain(**user.model_dump())
+    with_user, with_plain = FastAPI(), FastAPI()
+
+    @with_user.get("/")
+    async def returns_user() -> User:
+        return user
+
+    @with_plain.get("/")
+    async def returns_plain() -> Plain:
+        return plain
+
+    return {"the session's user": (with_user, ""), "a Pydantic model": (with_plain, "")}
 
 
 def scope_of(cookie: str) -> dict[str, Any]:
@@ -151,37 +161,51 @@ async def _round(app: App, cookie: str) -> float:
     return took / REQUESTS
 
 
-async def measure(size: int) -> dict[str, float]:
+async def fastest(contenders: dict[str, Contender], rounds: int = ROUNDS) -> dict[str, float]:
     """µs a request, by contender."""
-    user = user_of(size)
-    by_hand, hand_cookie = limit(user)
-    library, cookie = ours(user)
-    contenders: dict[str, tuple[App, str]] = {
-        "bare": (bare(), cookie),
-        "no-op dependency": (no_op(), cookie),
-        "limit, by hand": (by_hand, hand_cookie),
-        "fastapi_ideal_auth": (library, cookie),
-    }
     best = dict.fromkeys(contenders, float("inf"))
-    for _ in range(ROUNDS):
+    gc.collect()
+    for _ in range(rounds):
         for name, (app, header) in contenders.items():
             best[name] = min(best[name], await _round(app, header))
     return {name: seconds * 1e6 for name, seconds in best.items()}
 
 
+async def measure(size: int) -> tuple[dict[str, float], dict[str, str]]:
+    """µs a request, by contender; and why others are none."""
+    user = user_of(size)
+    library = ours(user)
+    contenders: dict[str, Contender] = {
+        "bare": (bare(), library[1]),
+        "no-op dependency": (no_op(), library[1]),
+        "limit, by hand": limit(user),
+        "fastapi_ideal_auth": library,
+    }
+    peers, absent = installed(user)
+    return await fastest(contenders | peers), absent
+
+
 async def main() -> None:
     print("µs that are added to a bare route, and how many times what the limit adds\n")
-    print("| access token | bare route | | added | × the limit |")
+    print("| session | bare route | | added | × the limit |")
     print("|---:|---:|---|---:|---:|")
+    notes: list[str] = []
     for size in (500, 1500, 3500):
-        best = await measure(size)
-        base = best["bare"]
+        best, absent = await measure(size)
+        base = best.pop("bare")
         by_hand = best["limit, by hand"] - base
-        for name, micros in best.items():
-            if name != "bare":
-                added = micros - base
-                cells = f"{name} | {added:.1f} | {added / by_hand:.2f}"
-                print(f"| {size} characters | {base:.0f} | {cells} |")
+        for name, micros in sorted(best.items(), key=lambda item: item[1]):
+            added = micros - base
+            cells = f"{name} | {added:.1f} | {added / by_hand:.2f}"
+            print(f"| {size / 1000} KB | {base:.0f} | {cells} |")
+        notes += [f"- {name} at {size / 1000} KB: {why}" for name, why in absent.items()]
+    if notes:
+        print("\nNot measured:\n")
+        print("\n".join(notes))
+    print("\nµs that a route takes to return it\n")
+    best = await fastest(returning(user_of(1500)))
+    for name, micros in best.items():
+        print(f"- {name}: {micros:.1f}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ keeps in memory. A peer that is not installed (``make bench`` installs them) is 
 """
 
 import base64
+import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,8 @@ Contender = tuple[App, str]
 """An app whose ``/`` needs a signed-in user, and the Cookie header of one."""
 
 SECRET: Final = "a secret of the benchmark, 32 characters or more"
+
+FERNET_KEY: Final = base64.urlsafe_b64encode(hashlib.sha256(SECRET.encode()).digest()).decode()
 
 
 class User(SessionUser):
@@ -63,7 +66,7 @@ def _opened_by(name: str, open_: Callable[[str], bytes]) -> FastAPI:
 def fernet(user: User) -> Contender:
     from cryptography.fernet import Fernet
 
-    box = Fernet(Fernet.generate_key())
+    box = Fernet(FERNET_KEY)
     value = box.encrypt(json.dumps(fields_of(user)).encode()).decode()
     return _opened_by("session", box.decrypt), f"session={value}"
 
@@ -72,7 +75,7 @@ def joserfc_jwe(user: User) -> Contender:
     from joserfc import jwe
     from joserfc.jwk import OctKey
 
-    key = OctKey.generate_key(256)
+    key = OctKey.import_key(hashlib.sha256(SECRET.encode()).digest())
     data = json.dumps(fields_of(user)).encode()
     value = jwe.encrypt_compact({"alg": "dir", "enc": "A256GCM"}, data, key)
 
@@ -183,18 +186,15 @@ def authx(user: User) -> Contender:
 
 def workos(user: User) -> Contender:
     """Its sealed session is opened; the check of the JWT in it, against keys of theirs, is not."""
-    from cryptography.fernet import Fernet
     from workos.session import seal_data, unseal_data
-
-    key = Fernet.generate_key().decode()
 
     async def current(request: Request) -> User:
         value = request.cookies.get("session")
         if value is None:
             raise HTTPException(401)
-        return User.model_validate(unseal_data(value, key))
+        return User.model_validate(unseal_data(value, FERNET_KEY))
 
-    return protected(current), f"session={seal_data(fields_of(user), key)}"
+    return protected(current), f"session={seal_data(fields_of(user), FERNET_KEY)}"
 
 
 def auth0_state(user: User, audience: str = "default") -> dict[str, Any]:

@@ -13,6 +13,7 @@ import gc
 import hmac
 import json
 import time
+from collections.abc import Awaitable
 from typing import Annotated, Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -82,6 +83,22 @@ def limit(user: User) -> Contender:
 
 
 def ours(user: User) -> Contender:
+    return _library(user)[:2]
+
+
+def first_seen(user: User) -> Contender:
+    """The library, made to forget the cookie before each request."""
+    app, cookie, auth = _library(user)
+    (remembered,) = auth._formats
+
+    def forgetful(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        remembered._seen.clear()  # type: ignore[attr-defined]
+        return app(scope, receive, send)
+
+    return forgetful, cookie
+
+
+def _library(user: User) -> tuple[App, str, IdealAuth[User]]:
     auth = IdealAuth(User, secret=SECRET, provider=_never_asked, store=MemoryStore())
     app = FastAPI()
     auth.install(app)
@@ -90,7 +107,7 @@ def ours(user: User) -> Contender:
     async def index(user: Annotated[User, Depends(auth.fresh_user)]) -> dict[str, bool]:
         return {"ok": True}
 
-    return app, cookie_of(auth, user)
+    return app, cookie_of(auth, user), auth
 
 
 def cookie_of(auth: IdealAuth[User], user: User) -> str:
@@ -180,6 +197,7 @@ async def measure(size: int) -> tuple[dict[str, float], dict[str, str]]:
         "no-op dependency": (no_op(), library[1]),
         "limit, by hand": limit(user),
         "fastapi_ideal_auth": library,
+        "fastapi_ideal_auth, each time a cookie not seen before": first_seen(user),
     }
     peers, absent = installed(user)
     return await fastest(contenders | peers), absent

@@ -27,7 +27,8 @@ from benchmarks import fresh_path
 FILE: Final = Path(__file__).parent / "instructions.json"
 
 SIZES: Final = (500, 1500, 3500)
-CONTENDERS: Final = ("bare", "limit", "library")
+CONTENDERS: Final = ("bare", "limit", "library", "first")
+"""``first``: the library with a cookie that it has not seen before."""
 WARM_UP: Final = 60
 """Requests until the interpreter has specialised its code."""
 REQUESTS: Final = 50
@@ -70,8 +71,14 @@ def serve() -> None:
         user = fresh_path.user_of(size)
         by_hand, hand_cookie = fresh_path.limit(user)
         library, cookie = fresh_path.ours(user)
-        for app, header in ((fresh_path.bare(), cookie), (by_hand, hand_cookie), (library, cookie)):
-            counted.append(Counted(loop, app, header))
+        first, its_cookie = fresh_path.first_seen(user)
+        contenders = (
+            (fresh_path.bare(), cookie),
+            (by_hand, hand_cookie),
+            (library, cookie),
+            (first, its_cookie),
+        )
+        counted += [Counted(loop, app, header) for app, header in contenders]
     for each in counted:
         each.serve(WARM_UP)
     gc.collect()
@@ -120,20 +127,21 @@ def _total(dump: str) -> int:
 def quotients(counts: dict[str, dict[str, int]]) -> dict[str, float]:
     """What the library adds to a bare route, over what the limit adds."""
     return {
-        size: (found["library"] - found["bare"]) / (found["limit"] - found["bare"])
+        f"{size} {name}": (found[name] - found["bare"]) / (found["limit"] - found["bare"])
         for size, found in counts.items()
+        for name in ("library", "first")
     }
 
 
 def grown(
     counts: dict[str, dict[str, int]], kept: dict[str, dict[str, int]]
 ) -> dict[str, tuple[float, float]]:
-    """The sizes at which the library takes over a tenth more than was kept: what was, and is."""
+    """Where the library takes over a tenth more than was kept: what was, and is."""
     before, now = quotients(kept), quotients(counts)
     return {
-        size: (before[size], now[size])
-        for size in before
-        if now[size] > before[size] * (1 + TOLERANCE)
+        each: (before[each], now[each])
+        for each in before
+        if now[each] > before[each] * (1 + TOLERANCE)
     }
 
 
@@ -147,12 +155,14 @@ def main() -> None:
         return
     counts = count()
     print("instructions a request, added to a bare route\n")
-    print("| access token | limit, by hand | fastapi_ideal_auth | × the limit |")
-    print("|---:|---:|---:|---:|")
-    for size, quotient in quotients(counts).items():
+    print("| access token | cookie | limit, by hand | fastapi_ideal_auth | × the limit |")
+    print("|---:|---|---:|---:|---:|")
+    for each, quotient in quotients(counts).items():
+        size, name = each.split()
         found = counts[size]
-        by_hand, library = (found[name] - found["bare"] for name in ("limit", "library"))
-        print(f"| {size} characters | {by_hand:,} | {library:,} | {quotient:.2f} |")
+        by_hand, library = (found[which] - found["bare"] for which in ("limit", name))
+        cookie = "seen before" if name == "library" else "not seen before"
+        print(f"| {size} characters | {cookie} | {by_hand:,} | {library:,} | {quotient:.2f} |")
     if asked.keep:
         FILE.write_text(json.dumps(counts, indent=2) + "\n")
 

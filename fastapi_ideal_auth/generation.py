@@ -331,8 +331,11 @@ class Codec(Generic[U]):
         return generation
 
     def _unpacked(self, data: bytes) -> Generation[U] | None:
-        # The error is raised by the caller, outside the handler: a chained ValidationError
-        # would carry its input, and the input is the session.
+        read = self.read(data)
+        return None if read is None else self.made(read)
+
+    def read(self, data: bytes) -> Read | None:
+        """What the bytes say, but for the making of the user; ``None``: they are no session."""
         try:
             flags, sid, gen, issued_at, expires_at, deadline, token_at, a, r, i = _HEAD.unpack_from(
                 data
@@ -347,28 +350,31 @@ class Codec(Generic[U]):
                 refresh = unpack_token_as_json(data[access_end:refresh_end])
             if flags & _HAS_ID:
                 id_token = unpack_token_as_json(data[refresh_end:id_end])
-            user = self._parse(
+            user = (
                 f'{{"access_token":{access},"refresh_token":{refresh},"id_token":{id_token},'
-                f"{data[id_end + 1 :].decode()}",
-                by_alias=False,
-                by_name=True,
+                f"{data[id_end + 1 :].decode()}"
             )
             remember = _REMEMBERED[flags & _REMEMBER_MASK]
-        except Exception:  # whatever a validator of the model's raises: the session is not readable
+        except (struct.error, ValueError, IndexError, KeyError):
             return None
-        complete = not flags & _TOKENS_IN_STORE
-        return Generation(
-            sid,
-            gen,
-            user,
+        rest = (
             issued_at,
             expires_at,
             deadline or None,
             remember,
             token_at,
-            complete,
+            not flags & _TOKENS_IN_STORE,
             *more,
         )
+        return Read(sid, gen, user, rest)
+
+    def made(self, read: Read) -> Generation[U] | None:
+        """The generation, with a user of its own; ``None`` where the model refuses it."""
+        try:
+            user = self._parse(read.user, by_alias=False, by_name=True)
+        except Exception:  # whatever a validator of the model's raises: the session is not readable
+            return None
+        return Generation(read.sid, read.gen, user, *read.rest)
 
     def check(self, user: U) -> None:
         """Refuse a user that would not come back from its cookie as it went in.
@@ -435,6 +441,20 @@ class Codec(Generic[U]):
                 alone = user.model_dump_json(include={name}, by_alias=False, round_trip=True)
                 sizes[name] = len(alone.encode()) - len(f'{{"{name}":}}')
         return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+class Read(NamedTuple):
+    """A generation as its bytes have it."""
+
+    sid: bytes
+    gen: int
+    user: str
+    """JSON, tokens and all."""
+    rest: tuple[Any, ...]
+    """What a `Generation` has after its user."""
+
+    def __repr__(self) -> str:
+        return f"<bytes of generation {self.gen} of session {label(self.sid)}>"
 
 
 class _More(NamedTuple):

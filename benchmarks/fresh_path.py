@@ -13,7 +13,6 @@ import gc
 import hmac
 import json
 import time
-from collections.abc import Awaitable
 from typing import Annotated, Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -91,9 +90,9 @@ def first_seen(user: User) -> Contender:
     app, cookie, auth = _library(user)
     (remembered,) = auth._formats
 
-    def forgetful(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+    async def forgetful(scope: Any, receive: Any, send: Any) -> None:
         remembered._seen.clear()  # type: ignore[attr-defined]
-        return app(scope, receive, send)
+        await app(scope, receive, send)
 
     return forgetful, cookie
 

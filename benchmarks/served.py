@@ -39,6 +39,7 @@ CONTENDERS: Final[dict[str, Callable[[User], Contender]]] = {
     "no-op dependency": _no_op,
     "limit, by hand": fresh_path.limit,
     "fastapi_ideal_auth": fresh_path.ours,
+    "fastapi_ideal_auth, each time a cookie not seen before": fresh_path.first_seen,
     "workos (unsealed, not verified)": workos,
     "Starlette's session (signed only)": starlette_session,
 }

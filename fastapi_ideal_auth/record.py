@@ -113,8 +113,7 @@ def _is_of(value: object, kinds: tuple[type, ...]) -> bool:
 
 Change = Callable[[Record | None], Record | None]
 """A change of a record: from what is there (``None``: nothing) to what shall be. Returning the
-argument itself means that nothing is written. A store may call it more than once, and first with a
-guess of what is there."""
+argument itself means that nothing is written. A store may call it more than once."""
 
 
 # -- what it says ---------------------------------------------------------------------------------

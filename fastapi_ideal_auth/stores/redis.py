@@ -37,8 +37,6 @@ HEALTH_CHECK: Final = 15
 shortest-tempered after a minute."""
 MEASURE_EVERY: Final = 60.0
 """Seconds between two looks at the server's clock."""
-GUESSES: Final = 1024
-"""Records of which an event loop keeps what it last saw (sealed, as Redis has them)."""
 LONGEST_LIFE: Final = 10 * 365 * 86_400
 """Seconds after which a key goes, whatever its record says. Redis refuses what overflows."""
 
@@ -161,7 +159,7 @@ class RedisStore(RefreshStore):
         try:
             # Changes of one record queue up here: those of one process need not outbid each other.
             async with asyncio.timeout(self._timeout), line.lock(key):
-                return await self._apply(line, key, change, now)
+                return await self._apply(line.client, key, change, now)
         except TimeoutError:
             pass
         raise StoreUnavailable(f"Redis did not answer within {self._timeout:g} s")
@@ -171,7 +169,7 @@ class RedisStore(RefreshStore):
         names = [self._name(key) for key in keys]
         try:
             async with asyncio.timeout(self._timeout):
-                ahead = await self._ahead(line, now)
+                ahead = await self._ahead(line.client, now)
                 return [_opened(data, ahead, now) for data in await _read(line.client, names)]
         except TimeoutError:
             pass
@@ -183,62 +181,37 @@ class RedisStore(RefreshStore):
 
     # -- one change -----------------------------------------------------------------------------
 
-    async def _apply(self, line: _Line, key: str, change: Change, now: float) -> Applied:
+    async def _apply(self, client: _Client, key: str, change: Change, now: float) -> Applied:
         name = self._name(key)
-        ahead = await self._ahead(line, now)
-        # Guessed first, and written on condition that the guess is right: mostly nothing is there
-        # when a lease is taken, and the lease when its holder publishes. One round trip for each.
-        there, known = line.last.get(name), False
+        ahead = await self._ahead(client, now)
+        there = _value(await _asked_twice(client, *_reading(client, name)))
         while True:
             before = _opened(there, ahead, now)
             after = change(before)
-            if after is before and known:
-                return Applied(before, before)
             if after is before:
-                there, known = await self._looked(line, name), True
-                continue
+                return Applied(before, before)
             wanted = b"" if after is None else _moved(after, -ahead).to_bytes()
             life = 0 if after is None else _milliseconds(after.expires_at - now)
-            try:
-                swap = await _swapped(line.client, name, there or b"", wanted, life)
-            except StoreUnavailable:
-                if known:
-                    raise
-                swap = None
-            if swap is None:  # a connection that died while idle: what came of it is to be seen
-                _raise_if_cancelled()
-                there, known = await self._looked(line, name), True
-                continue
-            swapped, there = swap
+            swapped, there = await _swapped(client, name, there or b"", wanted, life)
             if swapped:
-                line.remember(name, wanted or None)
                 return Applied(before, after)
-            known = True
 
-    async def _looked(self, line: _Line, name: str) -> bytes | None:
-        there = _value(await _asked_twice(line.client, *_reading(line.client, name)))
-        line.remember(name, there)
-        return there
-
-    async def _ahead(self, line: _Line, now: float) -> float:
+    async def _ahead(self, client: _Client, now: float) -> float:
         """Seconds by which the callers' clock is ahead of the server's.
 
         Measured seldom, not with every command, so that a record comes back as it was written. A
         cluster's nodes have clocks of their own: asking by key asks the same node each time.
         """
-        if time.monotonic() - self._skew.measured < MEASURE_EVERY:
+        asked = time.monotonic()
+        if asked - self._skew.measured < MEASURE_EVERY:
             return self._skew.ahead
-        async with line.measuring:
-            asked = time.monotonic()
-            if asked - self._skew.measured < MEASURE_EVERY:  # somebody did, while we waited
-                return self._skew.ahead
-            clock = f"{self._prefix}clock"
-            seconds, micros = _pair(await _asked_twice(line.client, "EVAL", _TIME, 1, clock))
-            answered = time.monotonic()
-            ahead = now + (answered - asked) / 2 - (_number(seconds) + _number(micros) / 1e6)
-            # A binary fraction: adding and subtracting it gives back the very same float.
-            self._skew = _Skew(round(ahead * 1024) / 1024, answered)
-            return self._skew.ahead
+        clock = f"{self._prefix}clock"
+        seconds, micros = _pair(await _asked_twice(client, "EVAL", _TIME, 1, clock))
+        answered = time.monotonic()
+        ahead = now + (answered - asked) / 2 - (_number(seconds) + _number(micros) / 1e6)
+        # A binary fraction: adding and subtracting it gives back the very same float.
+        self._skew = _Skew(round(ahead * 1024) / 1024, answered)
+        return self._skew.ahead
 
     def _name(self, key: str) -> str:
         return f"{self._prefix}v1:{{{key}}}"
@@ -272,25 +245,13 @@ class RedisStore(RefreshStore):
 
 
 class _Line:
-    """What one event loop has: a client, a listener, a queue for each record in use, and what it
-    last knew of records."""
+    """What one event loop has: a client, a listener, and a queue for each record in use."""
 
     def __init__(self, client: _Client, timeout: float, kept: AsyncGenerator[None]) -> None:
         self.client = client
         self.ear = _Ear(client, timeout)
         self.kept = kept
-        self.measuring = asyncio.Lock()
-        self.last: dict[str, bytes] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-
-    def remember(self, name: str, there: bytes | None) -> None:
-        """What is there, as far as is known here; it is never more than a guess."""
-        if there is None:
-            self.last.pop(name, None)
-            return
-        if len(self.last) >= GUESSES:
-            self.last.clear()
-        self.last[name] = there
 
     def lock(self, key: str) -> asyncio.Lock:
         return self._locks.setdefault(key, asyncio.Lock())
@@ -314,15 +275,11 @@ async def _asked_twice(client: _Client, *command: Any) -> Any:
     """For commands that change nothing: the first may find a connection that died while idle."""
     with suppress(StoreUnavailable):
         return await _asked(client, *command)
-    _raise_if_cancelled()
-    return await _asked(client, *command)
-
-
-def _raise_if_cancelled() -> None:
     # A connection that hangs while it is made swallows the time-out's cancellation (Python 3.11).
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise StoreUnavailable("Redis did not answer in time")
+    return await _asked(client, *command)
 
 
 async def _read(client: _Client, names: Sequence[str]) -> list[bytes | None]:

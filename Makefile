@@ -5,6 +5,7 @@ PORT   ?= 8000
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+BENCH  := $(VENV)/bench
 
 .PHONY: help demo iron test lint types bench package lowest clean
 
@@ -36,8 +37,14 @@ types: $(READY)  ## mypy (strict) and pyright
 	$(BIN)/mypy examples/minimal.py tests/typing_checks.py
 	$(BIN)/pyright
 
-bench: $(READY)  ## the fresh path against its limit, waiting for a refresh, sessions lost
-	$(BIN)/python -m benchmarks
+bench: $(BENCH)/.ready  ## speed, bytes and storms, beside what else one could use: benchmarks/RESULTS.md
+	$(BENCH)/bin/python -m benchmarks
+
+$(BENCH)/.ready: pyproject.toml $(READY)
+	@$(BIN)/python -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BENCH)/bin/python -m pip install --quiet --editable . --group bench
+	@touch $@
 
 package: $(VENV)/.package ## build wheel and sdist into dist/, and test them without the source
 	$(BIN)/python .ci/package.py newest

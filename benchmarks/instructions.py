@@ -16,6 +16,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -145,14 +146,11 @@ def grown(
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions")
-    parser.add_argument("--keep", action="store_true", help=f"write them to {FILE.name}")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.serve:
-        serve()
-        return
+def report() -> dict[str, dict[str, int]]:
+    """Count, and print the table."""
+    if shutil.which("valgrind") is None:
+        print("Not counted: valgrind is not installed (Debian: apt install valgrind).")
+        return {}
     counts = count()
     print("instructions a request, added to a bare route\n")
     print("| access token | cookie | limit, by hand | fastapi_ideal_auth | × the limit |")
@@ -163,7 +161,19 @@ def main() -> None:
         by_hand, library = (found[which] - found["bare"] for which in ("limit", name))
         cookie = "seen before" if name == "library" else "not seen before"
         print(f"| {size} characters | {cookie} | {by_hand:,} | {library:,} | {quotient:.2f} |")
-    if asked.keep:
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions")
+    parser.add_argument("--keep", action="store_true", help=f"write them to {FILE.name}")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.serve:
+        serve()
+        return
+    counts = report()
+    if asked.keep and counts:
         FILE.write_text(json.dumps(counts, indent=2) + "\n")
 
 

@@ -23,6 +23,7 @@ from benchmarks.peers import SECRET, App, Contender, User, fields_of, installed,
 from fastapi_ideal_auth import IdealAuth, MemoryStore, TokenResponse
 from fastapi_ideal_auth.cookies import read
 from fastapi_ideal_auth.generation import begin
+from fastapi_ideal_auth.sealers import NativeFormat
 
 ROUNDS = 40
 REQUESTS = 100
@@ -89,9 +90,10 @@ def first_seen(user: User) -> Contender:
     """The library, made to forget the cookie before each request."""
     app, cookie, auth = _library(user)
     (remembered,) = auth._formats
+    assert isinstance(remembered, NativeFormat)
 
     async def forgetful(scope: Any, receive: Any, send: Any) -> None:
-        remembered._seen.clear()  # type: ignore[attr-defined]
+        remembered._seen.clear()
         await app(scope, receive, send)
 
     return forgetful, cookie

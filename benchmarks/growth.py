@@ -9,7 +9,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from redis import Redis
 
@@ -18,6 +18,7 @@ from benchmarks.peers import SECRET, Contender, User, protected
 from benchmarks.waiting import stores
 from fastapi_ideal_auth import IdealAuth, MemoryStore, RedisStore, RefreshStore, SQLiteStore
 from fastapi_ideal_auth.record import Record
+from fastapi_ideal_auth.sealers import NativeFormat
 from fastapi_ideal_auth.stores import unchanged
 
 SIZES: Final = (500, 1000, 2000, 4000, 8000)
@@ -63,10 +64,11 @@ def _forgetful(auth: IdealAuth[User], cookie: str) -> Contender:
     auth.install(app)
     inner = protected(auth.fresh_user, app)
     (remembered,) = auth._formats
+    assert isinstance(remembered, NativeFormat)
 
-    async def forgetful(scope: object, receive: object, send: object) -> None:
-        remembered._seen.clear()  # type: ignore[attr-defined]
-        await inner(scope, receive, send)  # type: ignore[arg-type]
+    async def forgetful(scope: Any, receive: Any, send: Any) -> None:
+        remembered._seen.clear()
+        await inner(scope, receive, send)
 
     return forgetful, cookie
 

@@ -106,7 +106,7 @@ def auth0(provider: RotatingProvider, workers: int) -> Workers:
             try:
                 options = {"request": request, "response": response}
                 return str(await auth.client.get_access_token(store_options=options))
-            except Exception:
+            except Exception:  # whatever the peer raises, its user is signed out
                 raise HTTPException(401) from None
 
         return peers.protected(current)

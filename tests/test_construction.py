@@ -45,7 +45,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "no secret": (lambda: auth(secret=[]), r"empty.*python -m fastapi_ideal_auth secret"),
     "a secret of bytes": (lambda: auth(secret=[b"x" * 40]), r"one is bytes"),
     "one short in the ring": (lambda: auth(secret=[SECRET, "old"]), r"3 characters"),
-    "no user model": (lambda: IdealAuth(dict, secret=SECRET), r"inherits from SessionUser"),  # type: ignore[type-var]
+    "no user model": (lambda: IdealAuth(dict, secret=SECRET), r"inherits from SessionUser"),  # type: ignore[type-var]  # the mistake is the point
     "an excluded required field": (
         lambda: IdealAuth(RequiredButNotStored, secret=SECRET),
         r"note has exclude=True.*give it a default",
@@ -97,7 +97,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         r"issuer is the address before /\.well-known/openid-configuration",
     ),
     "an unknown method": (
-        lambda: OAuth2Provider(OP, "app", "s", token_endpoint_auth_method="basic"),  # type: ignore[arg-type]
+        lambda: OAuth2Provider(OP, "app", "s", token_endpoint_auth_method="basic"),  # type: ignore[arg-type]  # the mistake is the point
         r"client_secret_basic",
     ),
     "a time-out of 0": (lambda: OAuth2Provider(OP, "app", "s", timeout=0), r"timeout"),
@@ -218,7 +218,7 @@ def test_a_user_of_another_model_is_told() -> None:
         login(
             TestClient(FastAPI(), base_url=BASE),
             auth(),
-            SessionUser(id="1", access_token="t"),  # type: ignore[type-var]
+            SessionUser(id="1", access_token="t"),  # type: ignore[type-var]  # the mistake is the point
         )
 
 

@@ -64,7 +64,7 @@ def _keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files that programs read."""
     monkeypatch.chdir(tmp_path)
     for name, kty in (("client-key", "RSA"), ("dpop-key", "EC")):
-        pem = key(kty, f"docs-{name}").as_pem(private=True)  # type: ignore[union-attr]
+        pem = key(kty, f"docs-{name}").as_pem(private=True)  # type: ignore[union-attr]  # an asymmetric key has one
         (tmp_path / f"{name}.pem").write_bytes(pem)
 
 
@@ -72,7 +72,7 @@ def served(auth: IdealAuth[Any], issuer: str = "https://op.example") -> OpenIDSe
     """The provider of a program, in this process."""
     server = OpenIDServer(Clock(time.time()), issuer=issuer)
     server.metadata["end_session_endpoint"] = f"{issuer}/end"
-    auth.provider.use(HTTP(server.client(httpx)))  # type: ignore[union-attr]
+    auth.provider.use(HTTP(server.client(httpx)))  # type: ignore[union-attr]  # the page's provider is one of ours
     return server
 
 

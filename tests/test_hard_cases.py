@@ -276,7 +276,7 @@ def test_an_odd_lifetime_from_a_custom_provider_keeps_the_session_readable(
 
 @pytest.mark.parametrize(
     "answer",
-    [{"access_token": "x"}, TokenResponse(""), TokenResponse(5), TokenResponse("x", id_token=5)],  # type: ignore[arg-type]
+    [{"access_token": "x"}, TokenResponse(""), TokenResponse(5), TokenResponse("x", id_token=5)],  # type: ignore[arg-type]  # the mistake is the point
 )
 def test_an_answer_that_is_no_token_response_is_told_to_the_operator(
     answer: Any, caplog: pytest.LogCaptureFixture
@@ -718,7 +718,7 @@ def test_an_openapi_function_of_the_apps_own_is_documented_too() -> None:
             )
         return world.app.openapi_schema
 
-    world.app.openapi = custom  # type: ignore[method-assign]
+    world.app.openapi = custom  # type: ignore[method-assign]  # as FastAPI's own documentation does it
     schema = world.client.get("/openapi.json").json()
     assert documented(schema, "/token") >= {"401", "403", "503"}
 

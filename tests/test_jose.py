@@ -92,7 +92,7 @@ def test_what_only_the_provider_can_make_is_the_whole_list(alg: str) -> None:
 
 def test_a_public_key_is_no_secret() -> None:
     """HS256 with the public key as the secret: it is not even looked for."""
-    pem = RSA.as_pem(private=False)  # type: ignore[union-attr]
+    pem = RSA.as_pem(private=False)  # type: ignore[union-attr]  # an asymmetric key has one
     read = jose.read_signed(hs256(CLAIMS, pem, kid="rsa-1"))
     assert jose.matching(read, keys(RSA)) == ()
     with pytest.raises(IdentityRejected):
@@ -257,7 +257,7 @@ PLANTED = "pl4nted"
         f"-----BEGIN PRIVATE KEY-----\n{PLANTED}\n-----END PRIVATE KEY-----\n",
         EC.as_dict(private=False),
         pem(EC, serialization.BestAvailableEncryption(b"x")),
-        RSA.as_pem(private=False),  # type: ignore[union-attr]
+        RSA.as_pem(private=False),  # type: ignore[union-attr]  # an asymmetric key has one
     ],
 )
 def test_what_is_no_private_key_is_refused_and_not_shown(given: Any) -> None:

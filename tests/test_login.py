@@ -284,7 +284,7 @@ def test_a_provider_that_does_not_answer_is_503() -> None:
     def down(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
-    site.auth.provider.http._given = httpx.AsyncClient(  # type: ignore[union-attr]
+    site.auth.provider.http._given = httpx.AsyncClient(  # type: ignore[union-attr]  # the site's provider is one of ours
         transport=httpx.MockTransport(down)
     )
     response = site.browser.get(back)
@@ -339,7 +339,7 @@ def test_signing_out_works_while_provider_and_store_are_down(site: Site) -> None
     def down(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
-    site.auth.provider.http._given = httpx.AsyncClient(  # type: ignore[union-attr]
+    site.auth.provider.http._given = httpx.AsyncClient(  # type: ignore[union-attr]  # the site's provider is one of ours
         transport=httpx.MockTransport(down)
     )
     assert site.browser.post("/logout").status_code == 303

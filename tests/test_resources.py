@@ -257,7 +257,7 @@ async def test_a_refresh_of_another_token_that_was_quicker_is_503() -> None:
             return TokenResponse("at-2", refresh_token="rt-2", expires_in=300)
         (key,) = store._records
         clock.advance(900)
-        await store.apply(key, lambda record: replace(record, lease=None), now=clock())  # type: ignore[type-var]
+        await store.apply(key, lambda record: replace(record, lease=None), now=clock())  # type: ignore[type-var]  # there is a record by then
         await Session(other, presented, None).fresh_user()
         raise ProviderUnavailable
 

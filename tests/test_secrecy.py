@@ -73,7 +73,7 @@ def test_expires_at_is_no_secret(user: User) -> None:
 
 def test_a_validation_error_shows_no_input() -> None:
     with pytest.raises(ValueError, match="validation error") as told:
-        User(id=[], **TOKENS)  # type: ignore[arg-type]
+        User(id=[], **TOKENS)  # type: ignore[arg-type]  # what is wrong, or odd, is the point
     assert MARK not in str(told.value)
 
 
@@ -84,7 +84,7 @@ def test_copies_keep_them(user: User) -> None:
 
 
 def test_an_int_id_is_normalised() -> None:
-    assert SessionUser(id=5, access_token="t").id == "5"  # type: ignore[arg-type]
+    assert SessionUser(id=5, access_token="t").id == "5"  # type: ignore[arg-type]  # what is wrong, or odd, is the point
 
 
 # -- everything that is written while sessions are served -----------------------------------------
@@ -179,10 +179,10 @@ def test_no_token_in_any_response(caplog: pytest.LogCaptureFixture) -> None:
         client = browser(*args)
         nonlocal send
         send = client.send
-        client.send = noting  # type: ignore[method-assign]
+        client.send = noting  # type: ignore[method-assign]  # noted on the way through
         return client
 
-    world.browser = noted_browser  # type: ignore[method-assign]
+    world.browser = noted_browser  # type: ignore[method-assign]  # noted on the way through
     exercised(world)
     assert len(bodies) > 50
     for secret in secrets_of(world):
@@ -273,7 +273,7 @@ def test_20_000_mutated_cookies_are_401_and_never_500() -> None:
                 HTTPConnection({"type": "http", world.auth.scope_key: session})
             )
         except Exception as error:
-            return int(error.status_code)  # type: ignore[attr-defined]
+            return int(error.status_code)  # type: ignore[attr-defined]  # of any HTTP error
         return 200
 
     async def all_of_them() -> dict[int, int]:

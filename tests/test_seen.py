@@ -31,7 +31,7 @@ def auth(**options: Any) -> IdealAuth[User]:
     return IdealAuth(User, secret=SECRET, store=MemoryStore(), clock=lambda: NOW, **options)
 
 
-def cookie(auth: IdealAuth[User], id: str = "1", max_age: int = 600) -> Presented:  # noqa: A002
+def cookie(auth: IdealAuth[User], id: str = "1", max_age: int = 600) -> Presented:  # noqa: A002 - as the model has it
     user = User(id=id, access_token=f"at-{id}", refresh_token=f"rt-{id}", roles=["reader"])
     generation = begin(user, now=NOW, remember=None, lifetimes=auth.lifetimes)
     (line,) = auth.cookie_lines(generation, Presented(), now=NOW)
@@ -103,7 +103,7 @@ def test_what_does_not_open_is_not_remembered() -> None:
     (format_,) = app._formats
     for number in range(9):
         assert app.opened(Presented(f"forged-{number}"), now=NOW) is None
-    assert format_._seen == {}  # type: ignore[attr-defined]
+    assert format_._seen == {}  # type: ignore[attr-defined]  # it is the native one
 
 
 def test_no_more_are_remembered_than_the_bound() -> None:
@@ -112,13 +112,13 @@ def test_no_more_are_remembered_than_the_bound() -> None:
     with patch.object(sealers, "SEEN", 3):
         for number in range(10):
             assert opened(app, cookie(app, id=str(number))).id == str(number)
-            assert len(format_._seen) <= 3  # type: ignore[attr-defined]
+            assert len(format_._seen) <= 3  # type: ignore[attr-defined]  # it is the native one
 
 
 def test_no_token_shows_in_what_is_remembered() -> None:
     app = auth()
     opened(app, cookie(app))
     (format_,) = app._formats
-    written = repr(format_) + repr(list(format_._seen.values()))  # type: ignore[attr-defined]
+    written = repr(format_) + repr(list(format_._seen.values()))  # type: ignore[attr-defined]  # it is the native one
     assert "at-1" not in written
     assert "rt-1" not in written

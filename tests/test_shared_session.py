@@ -743,7 +743,7 @@ def test_a_larger_number_than_javascript_has_is_refused_at_sign_in(shared: Share
     auth.check(Counted(id="1", access_token="a", count=2**53 - 1))
     for fields in ({"count": 2**53}, {"counts": {"a": [-(2**60)]}}):
         with pytest.raises(ConfigurationError, match="JavaScript"):
-            auth.check(Counted(id="1", access_token="a", **fields))  # type: ignore[arg-type]
+            auth.check(Counted(id="1", access_token="a", **fields))  # type: ignore[arg-type]  # what is wrong is the point
 
 
 def test_a_model_that_does_not_come_back_by_its_aliases_is_refused_at_sign_in() -> None:

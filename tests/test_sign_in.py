@@ -128,7 +128,7 @@ def with_another_key(claims: dict[str, Any]) -> str:
 
 
 def with_the_public_key(claims: dict[str, Any]) -> str:
-    return hs256(claims, key("RSA", "rsa-1").as_pem(private=False), kid="rsa-1")  # type: ignore[union-attr]
+    return hs256(claims, key("RSA", "rsa-1").as_pem(private=False), kid="rsa-1")  # type: ignore[union-attr]  # an asymmetric key has one
 
 
 def as_another(**changes: Any) -> Callable[[dict[str, Any]], str]:

@@ -229,7 +229,7 @@ class TestMemoryStore(StoreContract):
 
 class TestSQLiteStore(StoreContract):
     @pytest.fixture
-    async def store(self, tmp_path: Path):  # type: ignore[no-untyped-def]
+    async def store(self, tmp_path: Path):  # type: ignore[no-untyped-def]  # each store's fixture has its own type
         store = SQLiteStore(tmp_path / "refresh.sqlite3")
         yield store
         await store.aclose()
